@@ -1,0 +1,4 @@
+//! What lives at the virtual addresses of the guests' network.
+
+pub mod dhcp;
+pub mod dns;

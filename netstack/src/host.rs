@@ -1,0 +1,168 @@
+//! The host side: what the stack asks of the machine it runs on, as one trait.
+//!
+//! [`Host`] has two forms. [`kernel::KernelHost`] is the sockets of an ordinary user. [`sim::SimHost`] is a network of simulated servers
+//! in virtual time, for tests. The stack cannot tell them apart.
+//!
+//! What every form keeps to: each call returns at once; what is not possible yet is [`io::ErrorKind::WouldBlock`], and an [`Event`] with
+//! the socket's [`Token`] follows once it may be possible. Events are edges: one comes when something *became* possible, not while it
+//! stays so.
+
+pub mod kernel;
+pub mod sim;
+mod sys;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::frame::{Chunk, ChunkMut};
+
+/// What the owner of a socket wants to be told when the socket has news. The host only keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// A socket of the host. Its number is used again after the socket was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SocketId(pub u32);
+
+/// News of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// What the socket was opened with.
+    pub token: Token,
+    /// There is something to read, to accept, or an end of file.
+    pub readable: bool,
+    /// A connection was established or has failed, or there is room in the send queue again.
+    pub writable: bool,
+    /// The connection was reset, or an error waits in [`Host::take_error`].
+    pub failed: bool,
+}
+
+/// A service of this process that guests reach as a stream, without any socket that others on the host could reach too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamService {
+    /// The DNS forwarder (RFC 7766).
+    Dns,
+}
+
+/// How full the send queue of a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendRoom {
+    /// Bytes that it would take now, by the kernel's own accounting. An estimate: small writes cost more than their length.
+    pub free: usize,
+    /// Bytes that it would take if it were empty.
+    pub capacity: usize,
+}
+
+/// A datagram, or several of the same size from the same sender, that were received together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes received in all.
+    pub len: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Set when it is several datagrams of this many bytes each (the last may be shorter), as by `UDP_GRO`.
+    pub segment: Option<u16>,
+}
+
+/// The machine that the engine runs on: sockets that never block.
+pub trait Host: fmt::Debug {
+    /// Appends the news since the last call to `events`, at most as many as it has room for, so that nobody is starved.
+    fn events(&mut self, events: &mut Vec<Event>);
+
+    /// Starts to connect a stream to `remote`. The outcome is told by an event: `writable` for success, `failed` for failure.
+    ///
+    /// # Errors
+    ///
+    /// What `socket(2)` and `connect(2)` report at once, such as a full descriptor table or an unreachable network.
+    fn connect(&mut self, remote: SocketAddr, token: Token) -> io::Result<SocketId>;
+
+    /// Opens a stream to a service of this process, on behalf of the guest at `guest`. It is connected at once.
+    ///
+    /// # Errors
+    ///
+    /// When the service is not offered ([`io::ErrorKind::ConnectionRefused`]) or has too many clients.
+    fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId>;
+
+    /// Listens for streams at `address`; port 0 means any free one. Returns the address really bound. Events say when to accept.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken, not ours, or a privileged port.
+    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+
+    /// Takes a connection from a listener, and says who has connected. Its events carry `token`.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is none.
+    fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+
+    /// Changes what later events of this socket carry.
+    fn set_token(&mut self, socket: SocketId, token: Token);
+
+    /// The error that has ended a socket or a connection attempt, once.
+    fn take_error(&mut self, socket: SocketId) -> Option<io::Error>;
+
+    /// Writes to a stream as much as its send queue takes; returns how much that is. The chunks may be guest memory.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when it takes nothing now; anything else ends the stream.
+    fn send(&mut self, stream: SocketId, data: &[Chunk<'_>]) -> io::Result<usize>;
+
+    /// Copies bytes out of the receive queue of a stream, from the byte `offset` after the oldest that has not been discarded, without
+    /// removing them. 0 means that the peer has closed and nothing follows.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there are no such bytes yet; anything else ends the stream.
+    fn peek(&mut self, stream: SocketId, offset: usize, into: &mut [ChunkMut<'_>]) -> io::Result<usize>;
+
+    /// Removes the `len` oldest bytes from the receive queue of a stream; all of them have been peeked.
+    ///
+    /// # Errors
+    ///
+    /// Any error ends the stream.
+    fn discard(&mut self, stream: SocketId, len: usize) -> io::Result<()>;
+
+    /// How full the send queue of a stream is.
+    fn send_room(&mut self, stream: SocketId) -> SendRoom;
+
+    /// Asks for an event with `writable` as soon as at least a third of the send queue is free. Sent at once if it is so already.
+    fn notify_writable(&mut self, stream: SocketId);
+
+    /// Sends what is queued, then an end of file. The other direction stays open.
+    ///
+    /// # Errors
+    ///
+    /// When the stream is no longer connected.
+    fn shutdown_write(&mut self, stream: SocketId) -> io::Result<()>;
+
+    /// Opens an unconnected datagram socket of the family of `local`, bound to it. Returns the address really bound.
+    ///
+    /// # Errors
+    ///
+    /// When there are no more descriptors or ports, or the address is taken.
+    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+
+    /// Sends a datagram, or, with `segment`, several of that many bytes each (`UDP_SEGMENT`).
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when the send queue is full; else why it cannot be sent.
+    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()>;
+
+    /// Receives a datagram, or several of the same size from the same sender.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is none.
+    fn receive_from(&mut self, socket: SocketId, into: &mut [ChunkMut<'_>]) -> io::Result<Received>;
+
+    /// Closes a socket; a stream sends what is queued first.
+    fn close(&mut self, socket: SocketId);
+
+    /// Ends a stream with a reset: what is queued is thrown away, and the peer learns it.
+    fn reset(&mut self, stream: SocketId);
+}

@@ -1,0 +1,10 @@
+//! A user-mode NAT engine: it gives virtual machines and network namespaces a network without root.
+#![doc = ""]
+
+pub mod addr;
+pub mod config;
+pub mod frame;
+pub mod gateway;
+pub mod host;
+pub mod port;
+pub mod time;
