@@ -261,7 +261,8 @@ impl Stack {
                 Owner::TcpExpire { id, generation } => self.tcp.expire(cx, &mut self.shared, id, generation),
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
-                Owner::TcpFlow { .. } | Owner::TcpListener { .. } | Owner::UdpForward { .. } => {}
+                Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
+                Owner::TcpFlow { .. } | Owner::UdpForward { .. } => {}
             }
         }
         self.due = due;

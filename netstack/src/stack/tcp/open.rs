@@ -24,7 +24,10 @@ use crate::stack::neighbour::Station;
 use crate::stack::policy::Verdict;
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
+
+/// How long to wait with accepting after that was refused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// How many ports are tried for a client that two addresses of the host show the guest alike.
 const PORT_TRIES: u16 = 64;
@@ -160,12 +163,11 @@ impl Relay {
             match cx.host.accept(listening, Owner::TcpListener { id: listener }.token()) {
                 Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Either there is nobody left, or there are no descriptors left: then those who wait get their turn at the next event.
-                Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        shared.counters.tcp_limit_host += 1;
-                    }
-                    return;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // No descriptors are left. Those who wait make no further event, so they are looked for again soon.
+                    shared.counters.tcp_limit_host += 1;
+                    return shared.wheel.set(cx.now + ACCEPT_RETRY, Owner::TcpListener { id: listener });
                 }
             }
         }
