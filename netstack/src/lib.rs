@@ -3,6 +3,7 @@
 
 pub mod addr;
 pub mod config;
+pub mod engine;
 pub mod frame;
 pub mod gateway;
 pub mod host;

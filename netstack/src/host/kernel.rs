@@ -6,13 +6,14 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use slab::Slab;
 use socket2::{Domain, SockRef, Socket, Type};
+use tokio::io::unix::AsyncFd;
 
 use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, sys};
 use crate::frame::{Chunk, ChunkMut};
@@ -79,9 +80,13 @@ impl KernelHost {
         })
     }
 
-    /// The descriptor that becomes readable when [`Host::events`] has something to tell.
-    pub fn event_fd(&self) -> RawFd {
-        self.epoll.as_raw_fd()
+    /// A descriptor that becomes readable when [`Host::events`] has something to tell, watched by the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left, or no runtime.
+    pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        sys::watch(self.epoll.try_clone()?)
     }
 
     fn add(&mut self, fd: OwnedFd, kind: Kind, token: Token) -> io::Result<SocketId> {

@@ -3,10 +3,11 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use socket2::{SockAddr, SockAddrStorage};
+use tokio::io::unix::AsyncFd;
 
 use super::Received;
 use crate::frame::{Chunk, ChunkMut};
@@ -126,6 +127,12 @@ pub(super) fn set_peek_offset(fd: BorrowedFd<'_>, offset: i32) -> io::Result<()>
 /// `UDP_GRO`: datagrams of the same size may be received together.
 pub(super) fn set_udp_gro(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Has the runtime watch a descriptor that becomes readable.
+pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is the same open descriptor until it is dropped, and that takes it out of the runtime first.
+    unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
 }
 
 fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
