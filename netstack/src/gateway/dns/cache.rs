@@ -123,7 +123,6 @@ fn lifetime(message: &Message) -> u32 {
     minimum.map_or(0, |minimum| minimum.min(shortest).min(NEGATIVE_TTL_MAX))
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -153,7 +152,11 @@ mod tests {
     }
 
     fn soa(ttl: u32, minimum: u32) -> Record {
-        Record::from_rdata(name("example."), ttl, RData::SOA(SOA::new(name("ns.example."), name("root.example."), 1, 2, 3, 4, minimum)))
+        Record::from_rdata(
+            name("example."),
+            ttl,
+            RData::SOA(SOA::new(name("ns.example."), name("root.example."), 1, 2, 3, 4, minimum)),
+        )
     }
 
     fn after(start: Instant, seconds: u64) -> Instant {
