@@ -350,6 +350,21 @@ async fn a_changed_resolv_conf_is_followed_and_a_lost_one_is_not_missed() {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_after_the_servers_have_changed_is_not_kept() {
+    let old = Server::start(|query, _| Some(answer_with(query, [address_of(query, 1)]))).await;
+    let new = Server::start(|query, _| Some(answer_with(query, [address_of(query, 2)]))).await;
+    old.hold();
+    let mut bed = Bed::with_resolv_conf(&format!("nameserver [127.0.0.1]:{}\n", old.address.port()));
+    bed.send(1, question("www.example.", RecordType::A).to_vec().unwrap()).unwrap();
+    old.asked_at_least(1).await;
+    bed.write("resolv.conf", &format!("nameserver [127.0.0.1]:{}\n", new.address.port()));
+    assert_eq!(bed.ask(question("other.example.", RecordType::A)).await.answers, [address("other.example.", 2)]);
+    old.release();
+    assert_eq!(bed.responses.recv().await.unwrap().tag, 1);
+    assert_eq!(bed.ask(question("www.example.", RecordType::A)).await.answers, [address("www.example.", 2)]);
+}
+
+#[tokio::test]
 async fn the_hosts_file_answers_and_is_followed() {
     let server = Server::start(|query, _| Some(answer_with(query, []))).await;
     let mut bed = Bed::new(&[&server]);

@@ -1,5 +1,6 @@
 //! A guest, and upstream servers that do as they are told.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -95,10 +96,14 @@ impl Server {
         let (asked, open, behaviour) = (server.asked.clone(), Arc::clone(&server.open), Arc::clone(&answer));
         tokio::spawn(async move {
             let mut buffer = [0; 4096];
+            // A datagram that is sent again is the same question.
+            let mut seen = HashSet::new();
             loop {
                 let Ok((length, client)) = udp.recv_from(&mut buffer).await else { continue };
                 let query = Message::from_vec(&buffer[..length]).unwrap();
-                asked.send_modify(|asked| *asked += 1);
+                if seen.insert((query.metadata.id, query.queries.clone())) {
+                    asked.send_modify(|asked| *asked += 1);
+                }
                 let (udp, answer, mut open) = (Arc::clone(&udp), Arc::clone(&behaviour), open.subscribe());
                 tokio::spawn(async move {
                     open.wait_for(|open| *open).await.unwrap();
