@@ -7,4 +7,7 @@ pub mod frame;
 pub mod gateway;
 pub mod host;
 pub mod port;
+pub mod stack;
+pub mod switch;
 pub mod time;
+pub mod wire;
