@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use netstack::frame::{ChunkMut, FrameMeta, FrameMut, MAX_FRAME, Offloads};
 use netstack::port::{PortId, Sent};
+use netstack::switch::Link;
 
 /// All ports of a simulation.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Queue {
     /// Frames that the stack has sent, and how many of them stood for several.
     pub(crate) sent: u64,
     pub(crate) super_frames: u64,
+    /// Whether the stack has found it full, and was not told yet that it has room.
+    pub(crate) was_full: bool,
     /// How often the stack found it full.
     pub(crate) refused: u64,
 }
@@ -43,20 +46,27 @@ impl TestLink {
             frames: VecDeque::new(),
             sent: 0,
             super_frames: 0,
+            was_full: false,
             refused: 0,
         };
         self.cards.insert(port, queue);
     }
+}
 
-    pub(crate) fn sent(&self) -> u64 {
-        self.cards.values().map(|queue| queue.sent).sum()
+impl Link for TestLink {
+    fn mtu(&self, port: PortId) -> u16 {
+        self.cards.get(&port).map_or(0, |card| card.mtu)
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.cards.values().any(|queue| queue.frames.len() >= queue.capacity)
+    fn offloads(&self, port: PortId) -> Offloads {
+        self.cards.get(&port).map_or(Offloads::NONE, |card| card.offloads)
     }
 
-    pub(crate) fn send_frame(
+    fn ports(&self) -> Vec<PortId> {
+        self.cards.keys().copied().collect()
+    }
+
+    fn send(
         &mut self,
         port: PortId,
         capacity: usize,
@@ -65,6 +75,7 @@ impl TestLink {
         let Some(queue) = self.cards.get_mut(&port) else { return Sent::Declined };
         assert!(capacity <= MAX_FRAME, "a frame of {capacity} bytes");
         if queue.frames.len() >= queue.capacity {
+            queue.was_full = true;
             queue.refused += 1;
             return Sent::Full;
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use netstack::addr::MacAddr;
-use netstack::config::Config;
+use netstack::config::{Config, HostForward, Protocol};
 use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
 use netstack::host::Host;
 use netstack::host::sim::SimHost;
@@ -109,7 +109,7 @@ impl World {
             link.add(port, setup.mtu, setup.offloads);
             guests.insert(port, Guest::new(n, setup.mtu, setup.seed));
         }
-        Self {
+        let mut world = Self {
             now: Instant::ZERO,
             stack: Stack::new(&setup.config, seed),
             host: SimHost::new(setup.seed),
@@ -124,7 +124,11 @@ impl World {
             flights: 0,
             inbox: VecDeque::new(),
             trace: VecDeque::new(),
-        }
+        };
+        // The first router advertisement is not part of any story.
+        world.settle();
+        world.inbox.clear();
+        world
     }
 
     /// One guest with a whole stack, and everything else by default.
@@ -147,6 +151,22 @@ impl World {
 
     pub(crate) fn counters(&self) -> &Counters {
         self.stack.counters()
+    }
+
+    /// Forwards a port of the host to a port of a guest.
+    pub(crate) fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
+        let rule = HostForward {
+            protocol,
+            host: host.ip(),
+            host_port: host.port(),
+            count: 1,
+            guest: Some(guest.ip()),
+            guest_port: guest.port(),
+        };
+        self.stack.forward(&mut self.host, &rule, guest.ip()).unwrap();
+        // What the stack said when it began is not part of any story.
+        self.settle();
+        self.inbox.clear();
     }
 
     // ---- By hand ----
@@ -267,7 +287,6 @@ impl World {
 
     /// One turn of what the engine does, and of everybody else. Returns whether there may be more to do now.
     fn turn(&mut self) -> bool {
-        let sent = self.link.sent();
         let mut busy = false;
         self.host.advance(self.now);
         let mut events = Vec::with_capacity(16);
@@ -287,7 +306,7 @@ impl World {
             busy |= self.stack.next_deadline().is_none_or(|deadline| deadline > self.now);
         }
         let more = self.stack.run(context!(self));
-        busy |= more && (self.link.sent() != sent || !self.link.is_full());
+        busy |= more;
         busy |= self.carry_to_guests();
         busy |= self.poll_guests();
         busy
@@ -316,7 +335,16 @@ impl World {
                 carried.extend(queue.frames.drain(..).map(|(frame, meta)| (*port, frame, meta, queue.mtu)));
             }
         }
-        let busy = !carried.is_empty();
+        let mut busy = !carried.is_empty();
+        for (port, queue) in &mut self.link.cards {
+            if queue.was_full && queue.frames.len() < queue.capacity {
+                queue.was_full = false;
+                if self.stack.waits_for(*port) {
+                    self.stack.port_writable(*port);
+                    busy = true;
+                }
+            }
+        }
         for (port, frame, meta, mtu) in carried {
             self.note(false, port, &frame, meta);
             for frame in card::transmit(frame, meta, mtu) {
