@@ -15,7 +15,7 @@ use clap::Args;
 
 use super::cell::Cell;
 use super::load::Latency;
-use super::report::{self, Idle, LatencyRow, Report, Row, Throughput};
+use super::report::{self, Idle, Report, Row};
 use super::stack::Stack;
 use crate::packages::on_path;
 use crate::{cargo, target_directory};
