@@ -59,6 +59,12 @@ pub trait Ingress: fmt::Debug + Send {
 
     /// Waits until [`Ingress::receive`] has something to hand out, or an error to report.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// How many frames from the guest were thrown away so far because they made no sense: too long, or with a header that contradicts
+    /// itself.
+    fn dropped(&self) -> u64 {
+        0
+    }
 }
 
 /// What a call of [`Egress::send`] has come to.
@@ -94,4 +100,9 @@ pub trait Egress: fmt::Debug + Send {
 
     /// Waits until [`Egress::send`] may have room again. Asked only after [`Sent::Full`].
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// How many frames to the guest were thrown away so far because its side refused them, as an interface does that is down.
+    fn dropped(&self) -> u64 {
+        0
+    }
 }

@@ -1,1 +1,321 @@
-//! To be written.
+//! The host as it is: sockets of an ordinary user, watched by one epoll instance of their own.
+//!
+//! The sockets are not registered with the runtime one by one. The runtime watches the epoll descriptor alone; that saves its
+//! book-keeping for every socket, which would be larger than a flow, and a wake-up for every event (see `docs/one-epoll.md`).
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use slab::Slab;
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, sys};
+use crate::frame::{Chunk, ChunkMut};
+
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 128;
+
+/// A time-out that does not wait.
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// Connections that the kernel keeps for a listener until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// The size of the buffer that swallows bytes where the kernel cannot skip them, and how often it can stand in one list.
+const SKIP: usize = 64 << 10;
+const SKIP_CHUNKS: usize = 512;
+
+/// Takes streams to services of this process: the guest's address, and the service's end.
+pub type ServiceConnector = Box<dyn FnMut(StreamService, SocketAddr, UnixStream) -> io::Result<()> + Send>;
+
+/// Sockets of the machine that this process runs on.
+pub struct KernelHost {
+    epoll: OwnedFd,
+    sockets: Slab<Entry>,
+    services: ServiceConnector,
+    /// Whether TCP sockets know `SO_PEEK_OFF` (Linux 6.9).
+    peek_offset: bool,
+    skip: Vec<u8>,
+    buffer: Vec<epoll::Event>,
+}
+
+struct Entry {
+    fd: OwnedFd,
+    token: Token,
+    kind: Kind,
+    /// Where the kernel will start the next peek, if that was set.
+    peek_at: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    /// A stream of AF_UNIX, which cannot discard without copying.
+    Local,
+    Listener,
+    Datagram,
+}
+
+impl KernelHost {
+    /// A host without sockets. Streams to services are handed to `services`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an epoll instance or a socket.
+    pub fn new(services: ServiceConnector) -> io::Result<Self> {
+        let probe = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            sockets: Slab::new(),
+            services,
+            peek_offset: sys::set_peek_offset(probe.as_fd(), 0).is_ok(),
+            skip: Vec::new(),
+            buffer: Vec::with_capacity(EVENTS),
+        })
+    }
+
+    /// A descriptor that becomes readable when [`Host::events`] has something to tell, watched by the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left, or no runtime.
+    pub fn watch(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        sys::watch(self.epoll.try_clone()?)
+    }
+
+    fn add(&mut self, fd: OwnedFd, kind: Kind, token: Token) -> io::Result<SocketId> {
+        let entry = self.sockets.vacant_entry();
+        let id = u32::try_from(entry.key()).map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?;
+        epoll::add(&self.epoll, &fd, EventData::new_u64(id.into()), interest(kind))?;
+        entry.insert(Entry { fd, token, kind, peek_at: None });
+        Ok(SocketId(id))
+    }
+
+    fn entry(&self, socket: SocketId) -> io::Result<&Entry> {
+        self.sockets.get(socket.0 as usize).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn fd(&self, socket: SocketId) -> io::Result<BorrowedFd<'_>> {
+        self.entry(socket).map(|entry| entry.fd.as_fd())
+    }
+
+    /// Peeks behind `offset` bytes that the kernel copies into a buffer which nobody reads: before Linux 6.9.
+    fn peek_behind(&mut self, stream: SocketId, offset: usize, into: &mut [ChunkMut<'_>]) -> io::Result<usize> {
+        let Self { skip, sockets, .. } = self;
+        let entry = sockets.get(stream.0 as usize).ok_or(io::ErrorKind::NotConnected)?;
+        if offset > SKIP * SKIP_CHUNKS {
+            // More is under way to the guest than this kernel lets us look past; it goes on when the guest has acknowledged some.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        skip.resize(SKIP, 0);
+        let start = skip.as_mut_ptr();
+        let mut list = Vec::with_capacity(offset.div_ceil(SKIP) + into.len());
+        for at in (0..offset).step_by(SKIP) {
+            // SAFETY: the buffer is SKIP bytes long and outlives the list; that its chunks overlap is no harm, for nobody reads it.
+            list.push(unsafe { ChunkMut::from_raw_parts(start, (offset - at).min(SKIP)) });
+        }
+        list.extend(into.iter_mut().map(|chunk| chunk.part(0, usize::MAX)));
+        match sys::peek(entry.fd.as_fd(), &mut list)? {
+            0 => Ok(0),
+            got if got > offset => Ok(got - offset),
+            // Nothing lies behind: an end of file, or not yet.
+            _ => at_end(entry.fd.as_fd()),
+        }
+    }
+}
+
+/// Tells an end of file from a queue that has nothing new.
+fn at_end(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut poll = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::RDHUP)];
+    rustix::event::poll(&mut poll, Some(&AT_ONCE))?;
+    if poll[0].revents().contains(rustix::event::PollFlags::RDHUP) { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) }
+}
+
+const fn interest(kind: Kind) -> EventFlags {
+    match kind {
+        Kind::Tcp | Kind::Local => EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET),
+        Kind::Listener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
+    }
+}
+
+/// A socket that does not block and does not survive `exec`.
+fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+impl Host for KernelHost {
+    fn events(&mut self, events: &mut Vec<Event>) {
+        let Self { epoll, sockets, buffer, .. } = self;
+        buffer.clear();
+        // EINTR and everything else mean the same: there is nothing to tell now.
+        if epoll::wait(&*epoll, rustix::buffer::spare_capacity(buffer), Some(&AT_ONCE)).is_err() {
+            return;
+        }
+        events.extend(buffer.iter().filter_map(|event| {
+            let (data, flags) = (event.data, event.flags);
+            let entry = sockets.get(usize::try_from(data.u64()).ok()?)?;
+            Some(Event {
+                token: entry.token,
+                readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP),
+                writable: flags.contains(EventFlags::OUT),
+                failed: flags.contains(EventFlags::ERR),
+            })
+        }));
+    }
+
+    fn connect(&mut self, remote: SocketAddr, token: Token) -> io::Result<SocketId> {
+        let socket = new_socket(remote, Type::STREAM)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_out_of_band_inline(true)?;
+        match socket.connect(&remote.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        self.add(socket.into(), Kind::Tcp, token)
+    }
+
+    fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        (self.services)(service, guest, theirs)?;
+        self.add(ours.into(), Kind::Local, token)
+    }
+
+    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(address, Type::STREAM)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let bound = local_address(&socket);
+        Ok((self.add(socket.into(), Kind::Listener, token)?, bound))
+    }
+
+    fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let (socket, from) = SockRef::from(&self.fd(listener)?).accept()?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_out_of_band_inline(true)?;
+        let from = from.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+        Ok((self.add(socket.into(), Kind::Tcp, token)?, from))
+    }
+
+    fn set_token(&mut self, socket: SocketId, token: Token) {
+        if let Some(entry) = self.sockets.get_mut(socket.0 as usize) {
+            entry.token = token;
+        }
+    }
+
+    fn take_error(&mut self, socket: SocketId) -> Option<io::Error> {
+        SockRef::from(&self.fd(socket).ok()?).take_error().unwrap_or_else(Some)
+    }
+
+    fn send(&mut self, stream: SocketId, data: &[Chunk<'_>]) -> io::Result<usize> {
+        sys::send(self.fd(stream)?, data)
+    }
+
+    fn peek(&mut self, stream: SocketId, offset: usize, into: &mut [ChunkMut<'_>]) -> io::Result<usize> {
+        let can_offset = self.peek_offset || self.entry(stream)?.kind == Kind::Local;
+        if !can_offset {
+            return self.peek_behind(stream, offset, into);
+        }
+        let entry = self.sockets.get_mut(stream.0 as usize).ok_or(io::ErrorKind::NotConnected)?;
+        if entry.peek_at != Some(offset) {
+            let at = i32::try_from(offset).map_err(|_| io::ErrorKind::WouldBlock)?;
+            sys::set_peek_offset(entry.fd.as_fd(), at)?;
+            entry.peek_at = Some(offset);
+        }
+        let len = sys::peek(entry.fd.as_fd(), into)?;
+        entry.peek_at = Some(offset + len);
+        Ok(len)
+    }
+
+    fn discard(&mut self, stream: SocketId, len: usize) -> io::Result<()> {
+        let Self { skip, sockets, .. } = self;
+        let entry = sockets.get_mut(stream.0 as usize).ok_or(io::ErrorKind::NotConnected)?;
+        let mut left = len;
+        while left > 0 {
+            let gone = if entry.kind == Kind::Local {
+                skip.resize(SKIP, 0);
+                let want = left.min(SKIP);
+                rustix::io::read(&entry.fd, &mut skip[..want])?
+            } else {
+                sys::discard(entry.fd.as_fd(), left)?
+            };
+            if gone == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= gone;
+        }
+        entry.peek_at = entry.peek_at.map(|at| at.saturating_sub(len));
+        Ok(())
+    }
+
+    fn send_room(&mut self, stream: SocketId) -> SendRoom {
+        match self.fd(stream).and_then(sys::send_queue) {
+            Ok((capacity, used)) => SendRoom { free: capacity.saturating_sub(used), capacity },
+            Err(_) => SendRoom { free: 0, capacity: 0 },
+        }
+    }
+
+    fn notify_writable(&mut self, stream: SocketId) {
+        // Looking at the socket anew makes the kernel note that somebody waits for room, and report it at once if there is.
+        if let Ok(entry) = self.entry(stream) {
+            let _ = epoll::modify(&self.epoll, &entry.fd, EventData::new_u64(stream.0.into()), interest(entry.kind));
+        }
+    }
+
+    fn shutdown_write(&mut self, stream: SocketId) -> io::Result<()> {
+        SockRef::from(&self.fd(stream)?).shutdown(std::net::Shutdown::Write)
+    }
+
+    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(local, Type::DGRAM)?;
+        socket.bind(&local.into())?;
+        // Older kernels know no GRO for UDP; then datagrams come one by one.
+        let _ = sys::set_udp_gro(socket.as_fd());
+        let bound = local_address(&socket);
+        Ok((self.add(socket.into(), Kind::Datagram, token)?, bound))
+    }
+
+    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()> {
+        sys::send_to(self.fd(socket)?, to, data, segment)
+    }
+
+    fn receive_from(&mut self, socket: SocketId, into: &mut [ChunkMut<'_>]) -> io::Result<Received> {
+        sys::receive_from(self.fd(socket)?, into)
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        // Closing takes it out of the epoll instance.
+        self.sockets.try_remove(socket.0 as usize);
+    }
+
+    fn reset(&mut self, stream: SocketId) {
+        if let Some(entry) = self.sockets.try_remove(stream.0 as usize) {
+            let _ = SockRef::from(&entry.fd).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+/// The address that a socket was bound to, which `bind` has just succeeded in.
+fn local_address(socket: &Socket) -> SocketAddr {
+    socket.local_addr().ok().and_then(|address| address.as_socket()).unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into())
+}
+
+impl fmt::Debug for KernelHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelHost").field("sockets", &self.sockets.len()).field("peek_offset", &self.peek_offset).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,80 @@
+//! An engine, its runtime and its errors, as the subcommands use them.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use netstack::config::Config;
+use netstack::engine::{Engine, EngineError, Handle};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::failure::{Failure, OrFail};
+
+/// How long an engine that was told to stop may take to say goodbye to its peers.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs `story` beside an engine, and stops the engine when the story has ended.
+///
+/// # Errors
+///
+/// When the engine cannot start, or stops by itself; or what the story returns.
+pub(crate) fn with_engine<T>(config: Config, story: impl AsyncFnOnce(Handle) -> Result<T, Failure>) -> Result<T, Failure> {
+    runtime()?.block_on(async {
+        let engine = Engine::new(config).map_err(|err| failure("cannot start the network", &err))?;
+        let handle = engine.handle();
+        let mut running = pin!(engine.run());
+        let told = tokio::select! {
+            told = story(handle.clone()) => told,
+            ended = &mut running => return Err(match ended {
+                Ok(()) => Failure::new("the network has stopped by itself"),
+                Err(err) => failure("the network has failed", &err),
+            }),
+        };
+        handle.shutdown();
+        match tokio::time::timeout(FAREWELL, running).await {
+            Ok(Err(err)) => tracing::warn!(%err, "the network did not stop cleanly"),
+            Err(_) => tracing::debug!("connections were cut off at the end"),
+            Ok(Ok(())) => {}
+        }
+        told
+    })
+}
+
+/// A runtime on this thread alone.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread().enable_all().build().or_fail(|| "cannot start the event loop")
+}
+
+/// What an engine reports, as a failure.
+pub(crate) fn failure(what: &str, err: &EngineError) -> Failure {
+    Failure::new(what).because_of(err)
+}
+
+/// The signals that ask a service to end.
+#[derive(Debug)]
+pub(crate) struct Termination {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Termination {
+    /// Catches them from now on; within a runtime.
+    pub(crate) fn catch() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).or_fail(|| "cannot catch signals");
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one of them and tells its name.
+    pub(crate) async fn asked(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The async shell around the stack: waits for frames, sockets, timers and commands, and calls the stack. It never blocks.
+//!
+//! One engine is one task, without a lock. Everything that takes its time (DNS upstream, control connections) runs beside it in tasks of
+//! its own and talks to it by channel.
+//!
+//! Each turn drains frames up to a budget, then news of sockets, lets the stack do what has become possible, and flushes every port once.
+//! Only when there is nothing left to do does the task sleep.
+
+mod handle;
+mod services;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant as TokioInstant, Sleep};
+
+use self::handle::Command;
+pub use self::handle::{Attachment, EngineGone, Handle};
+use self::services::Gateway;
+use crate::config::{Config, HostForward, Protocol};
+use crate::gateway::dns;
+use crate::host::kernel::KernelHost;
+use crate::host::{Event, Host};
+use crate::port::{Port, PortId};
+use crate::stack::{Context, Stack};
+use crate::switch::Switch;
+use crate::time::{Duration, Instant};
+
+/// Frames that one port hands in before sockets get their turn.
+const FRAMES_PER_TURN: usize = 64;
+
+/// Commands that wait for the engine, before those who send them wait too.
+const COMMANDS: usize = 64;
+
+/// Why an engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No randomness for what must be unpredictable.
+    #[error("cannot read random bytes from the kernel")]
+    Random(#[source] io::Error),
+    /// No descriptors, or no runtime to watch them.
+    #[error("cannot set up the sockets of the engine")]
+    Host(#[source] io::Error),
+    /// A forward's port cannot be bound.
+    #[error("cannot forward {protocol} {address}: {}", why_not_bound(address, source))]
+    Forward {
+        /// The protocol.
+        protocol: &'static str,
+        /// The address that was to be bound.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A forward leads to a guest network that is switched off.
+    #[error("the forward of {0} has no guest to lead to, because IPv4 is off: name a guest address")]
+    NoGuest(SocketAddr),
+    /// The DNS service did not start.
+    #[error(transparent)]
+    Dns(#[from] dns::StartError),
+}
+
+fn why_not_bound(address: &SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("port {} is taken by another program; choose another one, or end that program", address.port()),
+        io::ErrorKind::PermissionDenied => {
+            let port = address.port();
+            format!("port {port} is privileged; choose one from 1024 on, or lower net.ipv4.ip_unprivileged_port_start")
+        }
+        io::ErrorKind::AddrNotAvailable => format!("{} is no address of this machine", address.ip()),
+        _ => error.to_string(),
+    }
+}
+
+/// A forward that is in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundForward {
+    /// The rule that it comes from.
+    pub rule: HostForward,
+    /// The addresses really bound, one for each port of the range.
+    pub bound: Vec<SocketAddr>,
+}
+
+/// A user-mode network: a stack, the host's sockets, the services, and the ports to the guests.
+#[derive(Debug)]
+pub struct Engine {
+    stack: Stack,
+    host: KernelHost,
+    host_events: AsyncFd<OwnedFd>,
+    switch: Switch,
+    ports: Vec<PortState>,
+    gateway: Gateway,
+    dns_answers: mpsc::Receiver<dns::Response>,
+    commands: mpsc::Receiver<Command>,
+    handle: Handle,
+    forwards: Vec<BoundForward>,
+    started: TokioInstant,
+    events: Vec<Event>,
+    /// Whether news of sockets may wait.
+    host_ready: bool,
+}
+
+/// A port that is in use.
+#[derive(Debug)]
+struct PortState {
+    id: PortId,
+    name: String,
+    readable: bool,
+    /// Told when the port ends, and why.
+    closed: Option<oneshot::Sender<String>>,
+}
+
+/// What woke the engine.
+enum Woken {
+    /// Frames, sockets or time: the next turn will see.
+    Turn,
+    Command(Command),
+    Answer(dns::Response),
+    Shutdown,
+}
+
+impl Engine {
+    /// Sets up an engine: binds the forwards and starts the DNS service. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// See [`EngineError`]. Nothing stays behind.
+    pub fn new(config: &Config) -> Result<Self, EngineError> {
+        let mut seed = [0; 32];
+        fill_random(&mut seed).map_err(EngineError::Random)?;
+        let (gateway, dns_answers, connector) = Gateway::new(config)?;
+        let mut host = KernelHost::new(connector).map_err(EngineError::Host)?;
+        let host_events = host.watch().map_err(EngineError::Host)?;
+        let mut stack = Stack::new(config, seed);
+        let forwards = config
+            .host_forwards
+            .iter()
+            .map(|rule| {
+                let default = config.ipv4.as_ref().map(|ipv4| IpAddr::V4(ipv4.dhcp_start));
+                let guest = rule.guest.or(default).ok_or(EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
+                let protocol = if rule.protocol == Protocol::Tcp { "TCP" } else { "UDP" };
+                let bound = stack
+                    .forward(&mut host, rule, guest)
+                    .map_err(|(address, source)| EngineError::Forward { protocol, address, source })?;
+                Ok(BoundForward { rule: rule.clone(), bound })
+            })
+            .collect::<Result<_, EngineError>>()?;
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        Ok(Self {
+            stack,
+            host,
+            host_events,
+            switch: Switch::default(),
+            ports: Vec::new(),
+            gateway,
+            dns_answers,
+            commands,
+            handle: Handle::new(sender),
+            forwards,
+            started: TokioInstant::now(),
+            events: Vec::new(),
+            host_ready: true,
+        })
+    }
+
+    /// A handle by which the engine can be told things while it runs.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Runs until [`Handle::shutdown`] is called. Ports that end are dropped; their [`Attachment`]s are told.
+    pub async fn run(mut self) {
+        let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        loop {
+            let busy = self.turn();
+            let woken = if busy {
+                // Others get their turn, and the runtime looks at its descriptors.
+                tokio::task::yield_now().await;
+                poll_fn(|cx| Poll::Ready(self.poll(cx, &mut timer))).await
+            } else {
+                poll_fn(|cx| self.poll(cx, &mut timer).map_or(Poll::Pending, |woken| Poll::Ready(Some(woken)))).await
+            };
+            match woken {
+                None | Some(Woken::Turn) => {}
+                Some(Woken::Command(command)) => self.command(command),
+                Some(Woken::Answer(answer)) => self.answer(&answer),
+                Some(Woken::Shutdown) => return,
+            }
+        }
+    }
+
+    /// Does what there is to do, a bounded amount of it. Returns whether there is more.
+    fn turn(&mut self) -> bool {
+        let mut busy = self.take_frames();
+        busy |= self.take_events();
+        let now = self.now();
+        let Self { stack, host, switch, gateway, .. } = self;
+        let mut cx = Context { now, link: switch.egress(), host, services: gateway };
+        if stack.next_deadline().is_some_and(|at| at <= now) {
+            stack.expire(&mut cx);
+        }
+        busy |= stack.run(&mut cx);
+        self.flush();
+        busy
+    }
+
+    fn take_frames(&mut self) -> bool {
+        let now = self.now();
+        let mut busy = false;
+        let mut broken = Vec::new();
+        let Self { stack, host, switch, gateway, ports, .. } = self;
+        for port in ports.iter_mut().filter(|port| port.readable) {
+            let Some((ingress, egress)) = switch.split(port.id) else { continue };
+            let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| {
+                stack.input(&mut Context { now, link: egress, host, services: gateway }, port.id, &frame);
+            });
+            match received {
+                Ok(count) => {
+                    port.readable = count == FRAMES_PER_TURN;
+                    busy |= port.readable;
+                }
+                Err(error) => broken.push((port.id, error)),
+            }
+        }
+        for (port, error) in broken {
+            self.close_port(port, &error.to_string());
+        }
+        busy
+    }
+
+    fn take_events(&mut self) -> bool {
+        if !self.host_ready {
+            return false;
+        }
+        let now = self.now();
+        let Self { stack, host, switch, gateway, events, .. } = self;
+        events.clear();
+        host.events(events);
+        self.host_ready = !events.is_empty();
+        for event in events.drain(..) {
+            stack.host_event(&mut Context { now, link: switch.egress(), host, services: gateway }, event);
+        }
+        self.host_ready
+    }
+
+    fn flush(&mut self) {
+        let mut broken = Vec::new();
+        for port in &self.ports {
+            if let Some(egress) = self.switch.egress().get(port.id)
+                && let Err(error) = egress.flush()
+            {
+                broken.push((port.id, error));
+            }
+        }
+        for (port, error) in broken {
+            self.close_port(port, &error.to_string());
+        }
+    }
+
+    /// Looks at everything that can wake the engine, and leaves the waker where there is nothing. `None`: nothing at all has happened.
+    fn poll(&mut self, cx: &mut TaskContext<'_>, timer: &mut Pin<Box<Sleep>>) -> Option<Woken> {
+        match self.commands.poll_recv(cx) {
+            Poll::Ready(Some(Command::Shutdown) | None) => return Some(Woken::Shutdown),
+            Poll::Ready(Some(command)) => return Some(Woken::Command(command)),
+            Poll::Pending => {}
+        }
+        if let Poll::Ready(Some(answer)) = self.dns_answers.poll_recv(cx) {
+            return Some(Woken::Answer(answer));
+        }
+        let mut woken = None;
+        for port in &mut self.ports {
+            if !port.readable
+                && let Some(ingress) = self.switch.ingress(port.id)
+                && ingress.poll_readable(cx).is_ready()
+            {
+                port.readable = true;
+            }
+            if port.readable {
+                woken = Some(Woken::Turn);
+            }
+            if self.stack.waits_for(port.id)
+                && let Some(egress) = self.switch.egress().get(port.id)
+                && egress.poll_writable(cx).is_ready()
+            {
+                self.stack.port_writable(port.id);
+                woken = Some(Woken::Turn);
+            }
+        }
+        // Everything that was there has been taken, or will be; the next edge comes for what is new.
+        while let Poll::Ready(Ok(mut guard)) = self.host_events.poll_read_ready(cx) {
+            guard.clear_ready();
+            self.host_ready = true;
+        }
+        if self.host_ready {
+            woken = Some(Woken::Turn);
+        }
+        if let Some(deadline) = self.stack.next_deadline() {
+            let deadline = self.started + Duration::from_micros(deadline.as_micros());
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_ready() {
+                woken = Some(Woken::Turn);
+            }
+        }
+        woken
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Attach { port, reply } => {
+                // Whoever asked may have gone; then the port goes too, by its own way.
+                let _ = reply.send(self.attach(port));
+            }
+            Command::Detach(port) => self.close_port(port, "detached"),
+            Command::Counters(reply) => drop(reply.send(self.stack.counters().clone())),
+            Command::Forwards(reply) => drop(reply.send(self.forwards.clone())),
+            Command::Flows(reply) => drop(reply.send(self.stack.flows().collect())),
+            Command::Leases(reply) => drop(reply.send(self.gateway.leases(self.now()))),
+            Command::Shutdown => {}
+        }
+    }
+
+    fn attach(&mut self, port: Box<dyn Port>) -> io::Result<Attachment> {
+        let name = port.name();
+        let id = self.switch.add(port.attach()?);
+        let (closed, receiver) = oneshot::channel();
+        tracing::info!(port = %name, "attached");
+        self.ports.push(PortState { id, name, readable: true, closed: Some(closed) });
+        let now = self.now();
+        let Self { stack, host, switch, gateway, .. } = self;
+        stack.port_added(&mut Context { now, link: switch.egress(), host, services: gateway }, id);
+        Ok(Attachment { id, closed: receiver })
+    }
+
+    fn close_port(&mut self, id: PortId, why: &str) {
+        let Some(place) = self.ports.iter().position(|port| port.id == id) else { return };
+        let port = self.ports.swap_remove(place);
+        tracing::info!(port = %port.name, why, "gone");
+        let now = self.now();
+        let Self { stack, host, switch, gateway, .. } = self;
+        stack.port_removed(&mut Context { now, link: switch.egress(), host, services: gateway }, id);
+        self.switch.remove(id);
+        if let Some(closed) = port.closed {
+            // Nobody has to listen.
+            let _ = closed.send(why.to_owned());
+        }
+    }
+
+    fn answer(&mut self, answer: &dns::Response) {
+        let now = self.now();
+        let Some(way_back) = self.gateway.way_back(answer) else { return };
+        let Self { stack, host, switch, gateway, .. } = self;
+        stack.send_dns(&mut Context { now, link: switch.egress(), host, services: gateway }, &way_back, &answer.message);
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+fn fill_random(buffer: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        filled += rustix::rand::getrandom(&mut buffer[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Telling a running engine things, and asking it.
+
+use std::io;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::BoundForward;
+use crate::gateway::dhcp::Lease;
+use crate::port::{Port, PortId};
+use crate::stack::{Counters, FlowInfo};
+
+/// A running engine, seen from another task or thread. Clones are the same engine.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+/// The engine has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine has ended")]
+pub struct EngineGone;
+
+impl From<EngineGone> for io::Error {
+    fn from(gone: EngineGone) -> Self {
+        Self::new(io::ErrorKind::NotConnected, gone)
+    }
+}
+
+/// A port that was attached.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Its number on the switch.
+    pub id: PortId,
+    /// Tells why, when the port has ended: its guest has gone, it broke, or it was detached.
+    pub closed: oneshot::Receiver<String>,
+}
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Attach { port: Box<dyn Port>, reply: oneshot::Sender<io::Result<Attachment>> },
+    Detach(PortId),
+    Counters(oneshot::Sender<Counters>),
+    Forwards(oneshot::Sender<Vec<BoundForward>>),
+    Flows(oneshot::Sender<Vec<FlowInfo>>),
+    Leases(oneshot::Sender<Vec<Lease>>),
+    Shutdown,
+}
+
+impl Handle {
+    pub(super) const fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands }
+    }
+
+    /// Joins a guest to the network.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime refuses to watch the port, or the engine has ended.
+    pub async fn attach(&self, port: Box<dyn Port>) -> io::Result<Attachment> {
+        self.ask(|reply| Command::Attach { port, reply }).await?
+    }
+
+    /// Takes a guest off the network; its connections end.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn detach(&self, port: PortId) -> Result<(), EngineGone> {
+        self.commands.send(Command::Detach(port)).await.map_err(|_| EngineGone)
+    }
+
+    /// What has happened so far, in numbers.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn counters(&self) -> Result<Counters, EngineGone> {
+        self.ask(Command::Counters).await
+    }
+
+    /// The forwards, and the addresses that they are really bound to.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn host_forwards(&self) -> Result<Vec<BoundForward>, EngineGone> {
+        self.ask(Command::Forwards).await
+    }
+
+    /// All TCP connections.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn flows(&self) -> Result<Vec<FlowInfo>, EngineGone> {
+        self.ask(Command::Flows).await
+    }
+
+    /// All DHCP leases.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn leases(&self) -> Result<Vec<Lease>, EngineGone> {
+        self.ask(Command::Leases).await
+    }
+
+    /// Ends the engine. Returns at once; all that is still open is closed by the task in which the engine runs.
+    pub fn shutdown(&self) {
+        let commands = self.commands.clone();
+        // A full channel must not keep the engine from ending, and this must not wait.
+        if commands.try_send(Command::Shutdown).is_err()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                let _ = commands.send(Command::Shutdown).await;
+            });
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| EngineGone)?;
+        answer.await.map_err(|_| EngineGone)
+    }
+}

@@ -1,0 +1,107 @@
+//! Joins the stack to the services at the virtual addresses.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::EngineError;
+use crate::addr::MacAddr;
+use crate::config::Config;
+use crate::gateway::dhcp::{DhcpServer, Lease, LeaseState};
+use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
+use crate::host::StreamService;
+use crate::host::kernel::ServiceConnector;
+use crate::port::PortId;
+use crate::stack::{DhcpReply, DnsWayBack, Services};
+use crate::time::Instant;
+
+/// The services of one network.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    dhcp: Option<DhcpServer>,
+    dns: DnsHandle,
+    names: Arc<Names>,
+    /// The DNS server's addresses: IPv4, IPv6.
+    servers: [Option<IpAddr>; 2],
+}
+
+impl Gateway {
+    /// Starts the services. Returns what is needed to take their answers and to open streams to them.
+    pub(super) fn new(config: &Config) -> Result<(Self, mpsc::Receiver<Response>, ServiceConnector), EngineError> {
+        let names = Arc::new(Names::new());
+        let (v4, v6) = (config.ipv4.as_ref(), config.ipv6.as_ref());
+        let both = |v4: Option<IpAddr>, v6: Option<IpAddr>| v4.into_iter().chain(v6).collect::<Vec<_>>();
+        let gateway = both(v4.map(|c| c.gateway.into()), v6.map(|c| c.gateway.into()));
+        let servers = [v4.map(|c| c.dns.into()), v6.map(|c| c.dns.into())];
+        let local = LocalNames {
+            host: if config.host_loopback { gateway.clone() } else { Vec::new() },
+            gateway,
+            dns: both(servers[0], servers[1]),
+        };
+        let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
+        let streams = dns.clone();
+        let connector: ServiceConnector = Box::new(move |service, guest, stream| match service {
+            StreamService::Dns => streams.stream(stream, guest).map_err(|_| io::ErrorKind::ConnectionRefused.into()),
+        });
+        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers }, answers, connector))
+    }
+
+    /// All leases.
+    pub(super) fn leases(&self, now: Instant) -> Vec<Lease> {
+        self.dhcp.iter().flat_map(|dhcp| dhcp.leases(now)).cloned().collect()
+    }
+
+    /// Where an answer of the DNS service goes.
+    pub(super) fn way_back(&self, answer: &Response) -> Option<DnsWayBack> {
+        let (port, mac) = unpack(answer.tag);
+        let server = SocketAddr::new(self.servers[usize::from(!answer.guest.is_ipv4())]?, DNS_PORT);
+        Some(DnsWayBack { port, mac, guest: answer.guest, server })
+    }
+
+    /// Has DNS know the names that this guest's leases have.
+    fn publish_names(&self, now: Instant, guest: MacAddr) {
+        for lease in self.dhcp.iter().flat_map(|dhcp| dhcp.leases(now)).filter(|lease| lease.mac == guest) {
+            match &lease.hostname {
+                // A name that somebody else has, or that is none, stays unknown; the lease is good all the same.
+                Some(name) if lease.state == LeaseState::Bound => drop(self.names.set(name, lease.address.into())),
+                _ => self.names.remove(lease.address.into()),
+            }
+        }
+    }
+}
+
+const DNS_PORT: u16 = 53;
+
+impl Services for Gateway {
+    fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply> {
+        let mut reply = Vec::new();
+        let answer = self.dhcp.as_mut()?.handle(now, from, message, &mut reply);
+        self.publish_names(now, from);
+        match answer {
+            Ok(answer) => answer.map(|answer| DhcpReply { to: answer.to, mac: answer.mac, port: answer.port, message: reply }),
+            Err(why) => {
+                tracing::debug!(%from, %why, "DHCP message refused");
+                None
+            }
+        }
+    }
+
+    fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
+        let tag = pack(way_back.port, way_back.mac);
+        self.dns.query(Query { guest: way_back.guest, tag, message: message.to_vec() }).is_ok()
+    }
+}
+
+/// A port and a card in the 64 bits that a question carries.
+fn pack(port: PortId, mac: MacAddr) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    let [high, low] = port.0.to_be_bytes();
+    u64::from_be_bytes([high, low, a, b, c, d, e, f])
+}
+
+fn unpack(tag: u64) -> (PortId, MacAddr) {
+    let [high, low, mac @ ..] = tag.to_be_bytes();
+    (PortId(u16::from_be_bytes([high, low])), MacAddr(mac))
+}

@@ -1,0 +1,413 @@
+//! The sans-IO core: frames in, frames out, and calls of a [`Host`] that return at once.
+//!
+//! The stack never reads a clock, never sleeps and never opens anything. It is handed the time, a seed for what must be unpredictable,
+//! frames and news of sockets, so every behaviour can be tested in virtual time and every run repeated.
+//!
+//! Work is proportional to what happens, never to how many flows exist: frames find their flow by hash, sockets tell whose they are by
+//! a token, timers lie in one wheel, and what has something to do is on a ready list.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`packet`], [`emit`] | reading and writing headers |
+//! | [`policy`] | where a guest may go: the one place where that is decided |
+//! | [`neighbour`], [`arp`], [`ndp`] | who is on the link |
+//! | [`icmp`] | echo, and telling guests what cannot be reached |
+//! | [`udp`] | the UDP relay |
+//! | [`tcp`] | the TCP relay |
+//! | [`timer`], [`token`], [`hash`], [`counters`] | what they share |
+
+mod arp;
+mod counters;
+mod emit;
+mod hash;
+mod icmp;
+mod ndp;
+mod neighbour;
+mod packet;
+mod policy;
+mod tcp;
+mod timer;
+mod token;
+mod udp;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::{Rng, SeedableRng};
+use smoltcp::wire::Icmpv6Message;
+
+pub use self::counters::Counters;
+use self::emit::Path;
+use self::hash::Keyed;
+use self::neighbour::{Neighbours, Station};
+use self::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
+use self::policy::Policy;
+pub use self::tcp::FlowInfo;
+use self::tcp::Relay;
+use self::timer::Wheel;
+use self::token::Owner;
+use self::udp::Nat;
+use crate::addr::MacAddr;
+use crate::config::{Config, HostForward, Ipv6Config, Protocol};
+use crate::frame::Frame;
+use crate::host::{Event, Host};
+use crate::port::PortId;
+use crate::switch::Link;
+use crate::time::Instant;
+
+/// Flows that one call of [`Stack::run`] serves.
+const RUN_BUDGET: usize = 64;
+
+/// What the stack works with, for the length of one call.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The time. Never goes back.
+    pub now: Instant,
+    /// The ports to the guests.
+    pub link: &'a mut dyn Link,
+    /// The sockets.
+    pub host: &'a mut dyn Host,
+    /// What lives at the virtual addresses.
+    pub services: &'a mut dyn Services,
+}
+
+/// The services at the virtual addresses, as the stack sees them: it hands them datagrams.
+pub trait Services: fmt::Debug {
+    /// A guest's message to the DHCP server, from the card at `from`. Returns what to answer, if anything.
+    fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply>;
+
+    /// A guest's question to the DNS server over UDP. The answer comes later, by [`Stack::send_dns`]. Returns whether it was taken.
+    fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool;
+}
+
+/// What the DHCP server answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DhcpReply {
+    /// The address to send to: a guest's, or the broadcast address.
+    pub to: Ipv4Addr,
+    /// The card to send to.
+    pub mac: MacAddr,
+    /// The port to send to: 68, or 67 for a relay.
+    pub port: u16,
+    /// The message.
+    pub message: Vec<u8>,
+}
+
+/// Where the answer to a DNS question goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DnsWayBack {
+    /// The port behind which the guest is.
+    pub port: PortId,
+    /// Its card.
+    pub mac: MacAddr,
+    /// The address and port that asked.
+    pub guest: SocketAddr,
+    /// The address that was asked.
+    pub server: SocketAddr,
+}
+
+/// The network stack that guests see: ARP, ICMP, UDP, TCP and their relation to the host's sockets.
+#[derive(Debug)]
+pub struct Stack {
+    shared: Shared,
+    tcp: Relay,
+    udp: Nat,
+    due: Vec<Owner>,
+}
+
+/// What all protocols need.
+#[derive(Debug)]
+struct Shared {
+    policy: Policy,
+    counters: Counters,
+    neighbours: Neighbours,
+    wheel: Wheel<Owner>,
+    /// Memory for what must be looked at in one piece.
+    scratch: Vec<u8>,
+    mtu: u16,
+    restrict: bool,
+    ipv6: Option<Ipv6Config>,
+    search: Vec<String>,
+}
+
+impl Stack {
+    /// A stack as configured. `seed` must be unpredictable in production: sequence numbers and the placement in tables come from it.
+    pub fn new(config: &Config, seed: [u8; 32]) -> Self {
+        let mut random = ChaCha12Rng::from_seed(seed);
+        let mut key = || {
+            let mut key = [0; 16];
+            random.fill_bytes(&mut key);
+            key
+        };
+        let hash = Keyed::new(key());
+        let mut wheel = Wheel::new();
+        if config.ipv6.is_some() {
+            wheel.set(Instant::ZERO, Owner::RouterAdvertisement);
+        }
+        Self {
+            tcp: Relay::new(config.limits.clone(), config.timeouts.clone(), hash, key()),
+            udp: Nat::new(&config.limits, &config.timeouts, config.full_cone, hash),
+            shared: Shared {
+                policy: Policy::new(config),
+                counters: Counters::default(),
+                neighbours: Neighbours::new(config.limits.neighbours, hash),
+                wheel,
+                scratch: Vec::new(),
+                mtu: config.mtu,
+                restrict: config.restrict,
+                ipv6: config.ipv6.clone(),
+                search: config.dhcp.search.clone(),
+            },
+            due: Vec::new(),
+        }
+    }
+
+    /// Takes a frame that a guest has sent.
+    pub fn input(&mut self, cx: &mut Context<'_>, from: PortId, frame: &Frame<'_>) {
+        self.shared.counters.frames_in += 1;
+        self.shared.counters.bytes_in += frame.len() as u64;
+        let headers = Headers::copy_of(frame);
+        let Some(ethernet) = headers.ethernet().filter(|ethernet| ethernet.source.is_unicast()) else {
+            self.shared.counters.drop_malformed += 1;
+            return;
+        };
+        let station = Station { port: from, mac: ethernet.source };
+        match ethernet.ethertype {
+            ETHERTYPE_IPV4 if self.shared.policy.gateway(true).is_some() => self.ip(cx, station, &ethernet, &headers, frame),
+            ETHERTYPE_IPV6 if self.shared.policy.gateway(false).is_some() => self.ip(cx, station, &ethernet, &headers, frame),
+            ETHERTYPE_ARP => {
+                let told = arp::input(cx, &mut self.shared, station, headers.payload());
+                self.learn(cx.now, told, station);
+            }
+            _ => self.shared.counters.drop_protocol += 1,
+        }
+    }
+
+    fn ip(&mut self, cx: &mut Context<'_>, station: Station, ethernet: &Ethernet, headers: &Headers, frame: &Frame<'_>) {
+        let packet = match packet::parse(ethernet, headers, frame) {
+            Ok(packet) => packet,
+            Err(why) => return self.shared.count_unreadable(why),
+        };
+        let from_guest = self.shared.policy.is_guest_address(packet.source);
+        // A guest without an address yet speaks from the unspecified one: to the DHCP server, and to look for duplicates.
+        let beginner = packet.source.is_unspecified() && !matches!(packet.transport, Transport::Tcp(_));
+        if !from_guest && !beginner {
+            self.shared.counters.drop_source += 1;
+            return;
+        }
+        let addresses = (packet.source, packet.destination);
+        match &packet.transport {
+            Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
+            Transport::Udp(datagram) if from_guest || datagram.destination_port == DHCP_SERVER_PORT => {
+                self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
+            }
+            Transport::Udp(_) => self.shared.counters.drop_source += 1,
+            Transport::Icmp { offset, len } => self.icmp(cx, station, &packet, (*offset, *len), frame),
+        }
+    }
+
+    fn icmp(&mut self, cx: &mut Context<'_>, station: Station, packet: &Packet, (offset, len): (usize, usize), frame: &Frame<'_>) {
+        let mut message = std::mem::take(&mut self.shared.scratch);
+        message.clear();
+        message.resize(len, 0);
+        frame.copy_to(offset, &mut message);
+        let discovery = message.first().is_some_and(|kind| ndp::is_discovery(Icmpv6Message::from(*kind)));
+        if packet.destination.is_ipv4() {
+            icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
+        } else if discovery {
+            let told = ndp::input(cx, &mut self.shared, station, packet, &message);
+            self.learn(cx.now, told, station);
+        } else {
+            icmp::input_v6(cx, &mut self.shared, station, packet, &mut message);
+        }
+        self.shared.scratch = message;
+    }
+
+    fn learn(&mut self, now: Instant, told: Option<IpAddr>, station: Station) {
+        let Some(ip) = told else { return };
+        if self.shared.neighbours.learn(now, ip, station) {
+            self.shared.counters.neighbours_evicted += 1;
+        }
+        self.tcp.neighbour_found(ip, station);
+    }
+
+    /// Takes news of a socket.
+    pub fn host_event(&mut self, cx: &mut Context<'_>, event: Event) {
+        match Owner::of(event.token) {
+            Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
+            Some(Owner::TcpListener { id }) => self.tcp.accept(cx, &mut self.shared, id),
+            Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. })) => self.udp.host_event(cx, owner, event),
+            _ => {}
+        }
+    }
+
+    /// Does what has become possible: moves bytes of ready sockets, acknowledges, delivers datagrams; a bounded amount of it. Returns
+    /// whether there is more to do at once.
+    pub fn run(&mut self, cx: &mut Context<'_>) -> bool {
+        let tcp = self.tcp.run(cx, &mut self.shared, RUN_BUDGET);
+        let udp = self.udp.run(cx, &mut self.shared, RUN_BUDGET);
+        tcp || udp
+    }
+
+    /// Does what is due at `cx.now`.
+    pub fn expire(&mut self, cx: &mut Context<'_>) {
+        let mut due = std::mem::take(&mut self.due);
+        self.shared.wheel.advance(cx.now, &mut due);
+        for owner in due.drain(..) {
+            match owner {
+                Owner::TcpRetransmit { id, generation } => self.tcp.retransmit(cx, &mut self.shared, id, generation),
+                Owner::TcpExpire { id, generation } => self.tcp.expire(cx, &mut self.shared, id, generation),
+                Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
+                Owner::RouterAdvertisement => self.advertise(cx),
+                Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
+                Owner::TcpFlow { .. } | Owner::UdpForward { .. } => {}
+            }
+        }
+        self.due = due;
+    }
+
+    fn advertise(&mut self, cx: &mut Context<'_>) {
+        for port in cx.link.ports() {
+            ndp::advertise_router(cx, &mut self.shared, port);
+        }
+        self.shared.wheel.set(cx.now + ndp::ADVERTISEMENT_INTERVAL, Owner::RouterAdvertisement);
+    }
+
+    /// When [`Stack::expire`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.shared.wheel.next()
+    }
+
+    /// Whether something waits for room in this port, so that its becoming writable is worth waking up for.
+    pub fn waits_for(&self, port: PortId) -> bool {
+        self.tcp.waits_for(port) || self.udp.waits_for(port)
+    }
+
+    /// A port that was full has room again.
+    pub fn port_writable(&mut self, port: PortId) {
+        self.tcp.port_writable(port);
+        self.udp.port_writable(port);
+    }
+
+    /// A port was added: its guest learns of the router at once.
+    pub fn port_added(&mut self, cx: &mut Context<'_>, port: PortId) {
+        ndp::advertise_router(cx, &mut self.shared, port);
+    }
+
+    /// A port is gone: everything that belonged to its guests ends.
+    pub fn port_removed(&mut self, cx: &mut Context<'_>, port: PortId) {
+        self.tcp.forget_port(cx, &mut self.shared, port);
+        self.udp.forget_port(cx, port);
+        self.shared.neighbours.forget_port(port);
+    }
+
+    /// Whether frames to this card are for the stack.
+    pub fn is_ours(&self, mac: MacAddr) -> bool {
+        self.shared.policy.is_virtual_host_mac(mac)
+    }
+
+    /// Starts to forward `rule.count` ports to a guest. Returns the addresses really bound.
+    ///
+    /// # Errors
+    ///
+    /// The address and the reason for the first one that cannot be bound. Those before it stay.
+    pub fn forward(
+        &mut self,
+        host: &mut dyn Host,
+        rule: &HostForward,
+        guest: IpAddr,
+    ) -> Result<Vec<SocketAddr>, (SocketAddr, io::Error)> {
+        (0..rule.count)
+            .map(|n| {
+                let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
+                let guest = SocketAddr::new(guest, rule.guest_port.saturating_add(n));
+                let bound = match rule.protocol {
+                    Protocol::Tcp => self.tcp.add_listener(|owner| host.listen(address, owner.token()), guest),
+                    Protocol::Udp => self.udp.add_forward(|owner| host.bind_datagram(address, owner.token()), guest),
+                };
+                bound.map_err(|error| (address, error))
+            })
+            .collect()
+    }
+
+    /// Sends the answer to a DNS question.
+    pub fn send_dns(&mut self, cx: &mut Context<'_>, way_back: &DnsWayBack, message: &[u8]) {
+        let DnsWayBack { port, mac, guest, server } = *way_back;
+        let router = self.shared.router_mac(server.ip());
+        let path = Path { station: Station { port, mac }, router, source: server.ip(), destination: guest.ip() };
+        udp::send_datagram(cx, &mut self.shared, &path, (server.port(), guest.port()), message);
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// How many TCP connections there are.
+    pub fn tcp_flows(&self) -> usize {
+        self.tcp.len()
+    }
+
+    /// How many UDP mappings there are.
+    pub fn udp_mappings(&self) -> usize {
+        self.udp.len()
+    }
+
+    /// All TCP connections.
+    pub fn flows(&self) -> impl Iterator<Item = FlowInfo> {
+        self.tcp.flows()
+    }
+}
+
+const DHCP_SERVER_PORT: u16 = 67;
+
+impl Shared {
+    /// The card from which frames of this source come: the virtual host's own, or that of the gateway which routes for it.
+    fn router_mac(&self, source: IpAddr) -> MacAddr {
+        let host = if self.policy.is_virtual_host(source) { Some(source) } else { self.policy.gateway(source.is_ipv4()) };
+        host.map_or(MacAddr::default(), MacAddr::of_virtual_host)
+    }
+
+    fn dns_v6(&self) -> Option<IpAddr> {
+        self.ipv6.as_ref().map(|config| config.dns.into())
+    }
+
+    /// Asks the link who has an address.
+    fn solicit(&mut self, cx: &mut Context<'_>, ip: IpAddr) {
+        match (ip, self.policy.gateway(true)) {
+            (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => arp::solicit(cx, self, gateway, ip),
+            (IpAddr::V6(ip), _) => ndp::solicit(cx, self, ip),
+            _ => {}
+        }
+    }
+
+    fn dhcp(&mut self, cx: &mut Context<'_>, station: Station, message: &[u8]) {
+        let Some(IpAddr::V4(gateway)) = self.policy.gateway(true) else { return };
+        let Some(reply) = cx.services.dhcp(cx.now, station.mac, message) else {
+            self.counters.dhcp_refused += 1;
+            return;
+        };
+        let station = Station { port: station.port, mac: reply.mac };
+        let path = Path { station, router: self.router_mac(gateway.into()), source: gateway.into(), destination: reply.to.into() };
+        udp::send_datagram(cx, self, &path, (DHCP_SERVER_PORT, reply.port), &reply.message);
+    }
+
+    fn dns(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, server: SocketAddr, message: &[u8]) {
+        let way_back = DnsWayBack { port: station.port, mac: station.mac, guest, server };
+        if !cx.services.dns(way_back, message) {
+            self.counters.dns_refused += 1;
+        }
+    }
+
+    fn count_unreadable(&mut self, why: Unreadable) {
+        let counters = &mut self.counters;
+        *(match why {
+            Unreadable::Malformed => &mut counters.drop_malformed,
+            Unreadable::BadChecksum => &mut counters.drop_checksum,
+            Unreadable::Fragment => &mut counters.drop_fragment,
+            Unreadable::Protocol => &mut counters.drop_protocol,
+        }) += 1;
+    }
+}

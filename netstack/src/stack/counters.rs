@@ -1,0 +1,116 @@
+//! What happened, in numbers. Frames from a guest never make errors; they make counts.
+
+use std::fmt;
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Everything that the stack counts. All of it only grows.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Name and value of each, in the order of declaration.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames from guests.
+    frames_in,
+    /// Bytes in them, with Ethernet headers.
+    bytes_in,
+    /// Frames to guests. A super-frame is one.
+    frames_out,
+    /// Bytes in them.
+    bytes_out,
+    /// Dropped: shorter than its headers say, or a header that contradicts itself.
+    drop_malformed,
+    /// Dropped: a wrong checksum.
+    drop_checksum,
+    /// Dropped: a fragment of a packet.
+    drop_fragment,
+    /// Dropped: a protocol that is not relayed.
+    drop_protocol,
+    /// Dropped: a source address that no guest can have.
+    drop_source,
+    /// Dropped: a destination that is nowhere, or that policy forbids.
+    drop_destination,
+    /// Dropped: belongs to no flow and starts none.
+    drop_no_flow,
+    /// Dropped: the port to the guest was full; only what may be lost (never relayed stream bytes).
+    drop_port_full,
+    /// Dropped: the host could not send the datagram.
+    drop_host_send,
+    /// Dropped: a datagram larger than the guest's link takes.
+    drop_too_large,
+    /// Dropped: a datagram from a host to which the mapping has never sent (RFC 4787 section 5).
+    drop_filtered,
+    /// Dropped: the station of the guest's address is not known (yet).
+    drop_no_neighbour,
+    /// DHCP messages that were not answered.
+    dhcp_refused,
+    /// DNS questions that were not taken, because too many were in work.
+    dns_refused,
+    /// TCP connections that guests have opened.
+    tcp_opened,
+    /// TCP connections to guests, by a forward.
+    tcp_accepted,
+    /// TCP connections that the host's side refused or could not reach.
+    tcp_connect_failed,
+    /// TCP connections that policy refused.
+    tcp_forbidden,
+    /// Refused: as many TCP connections as `Limits::tcp_flows` allows.
+    tcp_limit_flows,
+    /// Refused: as many TCP connections being opened as `Limits::tcp_opening` allows.
+    tcp_limit_opening,
+    /// Refused: the host had no descriptor, port or memory for a TCP connection.
+    tcp_limit_host,
+    /// TCP segments from guests that were out of order or had been seen before.
+    tcp_out_of_order,
+    /// TCP segments from guests that no open window allows.
+    tcp_out_of_window,
+    /// Bytes from guests that were held because a socket did not take them at once.
+    tcp_held_bytes,
+    /// Segments not taken because as many bytes were held as `Limits::tcp_held_bytes` allows.
+    tcp_limit_held,
+    /// TCP retransmissions to guests after three duplicate acknowledgements.
+    tcp_fast_retransmits,
+    /// TCP retransmissions to guests after a time-out.
+    tcp_timeouts,
+    /// TCP probes of a closed window.
+    tcp_window_probes,
+    /// TCP connections ended by a reset from the guest.
+    tcp_reset_by_guest,
+    /// TCP connections ended by a reset from the host.
+    tcp_reset_by_host,
+    /// TCP connections given up, because the guest did not answer or all was silent for too long.
+    tcp_expired,
+    /// UDP mappings made.
+    udp_mapped,
+    /// Refused: as many UDP mappings as `Limits::udp_mappings` allows.
+    udp_limit_mappings,
+    /// Refused: the host had no descriptor or port for a UDP mapping.
+    udp_limit_host,
+    /// Datagrams that guests have sent through mappings and forwards.
+    udp_datagrams_out,
+    /// Datagrams that guests were sent.
+    udp_datagrams_in,
+    /// ICMP messages about unreachable destinations sent to guests.
+    icmp_errors_out,
+    /// Neighbours forgotten because `Limits::neighbours` was reached.
+    neighbours_evicted,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in self.iter().filter(|(_, value)| *value != 0) {
+            writeln!(f, "{name:<24} {value:>16}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! Reading what a guest sent.
+//!
+//! The headers are copied out of the frame once, and only the copy is parsed: the guest may rewrite its memory at any time. Everything
+//! that a length field says is held against what is really there, so that whoever gets a [`Packet`] may believe its offsets.
+
+use std::net::IpAddr;
+
+use etherparse::{Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
+use smoltcp::wire::{IpProtocol, checksum as sum};
+
+use super::tcp::Segment;
+use crate::addr::MacAddr;
+use crate::frame::{Checksum, ETHERNET_HEADER, Frame};
+use crate::wire::checksum;
+
+/// The most header bytes that are looked at: Ethernet, IPv4 with all options, TCP with all options.
+pub(crate) const MAX_HEADERS: usize = ETHERNET_HEADER + 60 + 60;
+
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// The header bytes of a frame, copied out.
+#[derive(Debug)]
+pub(crate) struct Headers {
+    bytes: [u8; MAX_HEADERS],
+    len: usize,
+}
+
+impl Headers {
+    pub(crate) fn copy_of(frame: &Frame<'_>) -> Self {
+        let mut bytes = [0; MAX_HEADERS];
+        let len = frame.copy_to(0, &mut bytes);
+        Self { bytes, len }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// The bytes behind the Ethernet header.
+    pub(crate) fn payload(&self) -> &[u8] {
+        self.bytes().get(ETHERNET_HEADER..).unwrap_or_default()
+    }
+
+    pub(crate) fn ethernet(&self) -> Option<Ethernet> {
+        let header = Ethernet2HeaderSlice::from_slice(self.bytes()).ok()?;
+        Some(Ethernet { source: MacAddr(header.source()), ethertype: header.ether_type().0 })
+    }
+}
+
+/// The Ethernet header.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ethernet {
+    pub(crate) source: MacAddr,
+    pub(crate) ethertype: u16,
+}
+
+/// An IP packet whose lengths are right and whose checksums have been verified.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) hop_limit: u8,
+    pub(crate) transport: Transport,
+}
+
+/// What the packet carries.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Tcp(Segment),
+    Udp(Datagram),
+    /// ICMP of the packet's own version: where in the frame the message lies.
+    Icmp {
+        offset: usize,
+        len: usize,
+    },
+}
+
+/// The header of a UDP datagram and where its payload lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Datagram {
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) payload_offset: usize,
+    pub(crate) payload_len: usize,
+    /// Set when it stands for several datagrams of this many bytes each.
+    pub(crate) segment: Option<u16>,
+}
+
+/// Why a frame is not looked at further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Malformed,
+    BadChecksum,
+    Fragment,
+    Protocol,
+}
+
+/// Reads the IPv4 or IPv6 packet of a frame.
+pub(crate) fn parse(ethernet: &Ethernet, headers: &Headers, frame: &Frame<'_>) -> Result<Packet, Unreadable> {
+    let ip = headers.payload();
+    if ethernet.ethertype == ETHERTYPE_IPV4 { parse_ipv4(ip, frame) } else { parse_ipv6(ip, frame) }
+}
+
+fn parse_ipv4(ip: &[u8], frame: &Frame<'_>) -> Result<Packet, Unreadable> {
+    let header = Ipv4HeaderSlice::from_slice(ip).map_err(|_| Unreadable::Malformed)?;
+    let header_len = header.slice().len();
+    if sum::data(header.slice()) != !0 {
+        return Err(Unreadable::BadChecksum);
+    }
+    let total = usize::from(header.total_len());
+    if total < header_len || total > frame.len() - ETHERNET_HEADER {
+        return Err(Unreadable::Malformed);
+    }
+    if header.is_fragmenting_payload() {
+        return Err(Unreadable::Fragment);
+    }
+    let (source, destination) = (IpAddr::V4(header.source_addr()), IpAddr::V4(header.destination_addr()));
+    let body = Body { ip, offset: header_len, len: total - header_len, source, destination, hop_limit: header.ttl() };
+    body.parse(header.protocol(), frame)
+}
+
+fn parse_ipv6(ip: &[u8], frame: &Frame<'_>) -> Result<Packet, Unreadable> {
+    let header = Ipv6HeaderSlice::from_slice(ip).map_err(|_| Unreadable::Malformed)?;
+    let header_len = header.slice().len();
+    let len = usize::from(header.payload_length());
+    if header_len + len > frame.len() - ETHERNET_HEADER {
+        return Err(Unreadable::Malformed);
+    }
+    if header.next_header() == IpNumber::IPV6_FRAGMENTATION_HEADER {
+        return Err(Unreadable::Fragment);
+    }
+    let (source, destination) = (IpAddr::V6(header.source_addr()), IpAddr::V6(header.destination_addr()));
+    Body { ip, offset: header_len, len, source, destination, hop_limit: header.hop_limit() }.parse(header.next_header(), frame)
+}
+
+/// The payload of an IP packet: `len` bytes at `offset` of the packet.
+struct Body<'a> {
+    ip: &'a [u8],
+    offset: usize,
+    len: usize,
+    source: IpAddr,
+    destination: IpAddr,
+    hop_limit: u8,
+}
+
+impl Body<'_> {
+    fn parse(self, protocol: IpNumber, frame: &Frame<'_>) -> Result<Packet, Unreadable> {
+        let transport = match (protocol, self.source) {
+            (IpNumber::TCP, _) => Transport::Tcp(self.tcp(frame)?),
+            (IpNumber::UDP, _) => Transport::Udp(self.udp(frame)?),
+            (IpNumber::ICMP, IpAddr::V4(_)) => {
+                let offset = ETHERNET_HEADER + self.offset;
+                if checksum::of_frame(frame, offset, self.len) != !0 {
+                    return Err(Unreadable::BadChecksum);
+                }
+                Transport::Icmp { offset, len: self.len }
+            }
+            (IpNumber::IPV6_ICMP, IpAddr::V6(_)) => {
+                self.verify(frame, IpProtocol::Icmpv6)?;
+                Transport::Icmp { offset: ETHERNET_HEADER + self.offset, len: self.len }
+            }
+            _ => return Err(Unreadable::Protocol),
+        };
+        Ok(Packet { source: self.source, destination: self.destination, hop_limit: self.hop_limit, transport })
+    }
+
+    /// The header bytes of the transport: those of the copy, but none that lie behind the packet's end.
+    fn transport(&self) -> &[u8] {
+        let bytes = self.ip.get(self.offset..).unwrap_or_default();
+        &bytes[..bytes.len().min(self.len)]
+    }
+
+    fn tcp(&self, frame: &Frame<'_>) -> Result<Segment, Unreadable> {
+        let header = TcpHeaderSlice::from_slice(self.transport()).map_err(|_| Unreadable::Malformed)?;
+        self.verify(frame, IpProtocol::Tcp)?;
+        let header_len = header.slice().len();
+        Ok(Segment::of(&header, ETHERNET_HEADER + self.offset + header_len, self.len - header_len))
+    }
+
+    fn udp(&self, frame: &Frame<'_>) -> Result<Datagram, Unreadable> {
+        let header = UdpHeaderSlice::from_slice(self.transport()).map_err(|_| Unreadable::Malformed)?;
+        let len = usize::from(header.length());
+        // Guests differ in what they write into the length of a super-frame's header: the whole or the first segment.
+        let segment = frame.meta.gso.map(|gso| gso.size);
+        let len = if segment.is_some() { self.len } else { len };
+        let header_len = header.slice().len();
+        if len < header_len || len > self.len {
+            return Err(Unreadable::Malformed);
+        }
+        match (header.checksum(), self.source) {
+            // RFC 768: all zeroes means that the sender made none. RFC 8200 section 8.1 forbids that.
+            (0, IpAddr::V4(_)) => {}
+            (0, IpAddr::V6(_)) => return Err(Unreadable::BadChecksum),
+            _ => Self { len, ip: self.ip, ..*self }.verify(frame, IpProtocol::Udp)?,
+        }
+        Ok(Datagram {
+            source_port: header.source_port(),
+            destination_port: header.destination_port(),
+            payload_offset: ETHERNET_HEADER + self.offset + header_len,
+            payload_len: len - header_len,
+            segment: segment.filter(|size| usize::from(*size) < len - header_len),
+        })
+    }
+
+    /// Verifies the transport checksum, unless nobody could have damaged the packet.
+    fn verify(&self, frame: &Frame<'_>, protocol: IpProtocol) -> Result<(), Unreadable> {
+        let right = match frame.meta.checksum {
+            Checksum::Partial { .. } | Checksum::Verified => true,
+            Checksum::Complete => {
+                checksum::verify(frame, ETHERNET_HEADER + self.offset, self.len, self.source, self.destination, protocol)
+            }
+        };
+        if right { Ok(()) } else { Err(Unreadable::BadChecksum) }
+    }
+}

@@ -1,0 +1,278 @@
+//! The TCP relay: two TCPs joined end to end, with nothing in between.
+//!
+//! Towards the guest it speaks TCP (RFC 9293) itself; towards the world the kernel does. What the guest sends goes from the guest's
+//! memory into the socket's send queue, and the window that the guest sees is the room in that queue. What the world sends stays in the
+//! socket's receive queue, is peeked from there into the guest's memory, and is discarded when the guest has acknowledged it. So the
+//! kernel's queues are the only buffers, retransmission is a matter of peeking again, and back-pressure reaches from end to end.
+//!
+//! What always holds:
+//!
+//! - Nothing acknowledged is lost: a byte is acknowledged when it is in the socket, or held here in order, within a limit.
+//! - Nothing is reordered, and no right edge of a window is ever taken back.
+//! - A flow that has nothing to do costs no time at all.
+//! - There is no congestion control towards the guest: its link does not lose, and the guest's window bounds what is under way.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`segment`] | headers, read and written |
+//! | [`flow`] | the state of one connection |
+//! | [`table`] | all of them |
+//! | [`open`] | connections opened by guests, and by clients of forwards |
+//! | [`receive`] | from the guest to the socket |
+//! | [`transmit`] | from the socket to the guest |
+//! | [`close`] | ends, resets and timers |
+
+mod close;
+mod flow;
+mod open;
+mod receive;
+mod segment;
+mod seq;
+mod table;
+mod transmit;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use hashbrown::HashMap;
+use slab::Slab;
+
+use self::flow::{Flow, FlowKey, Phase};
+use self::segment::Header;
+pub(crate) use self::segment::Segment;
+use self::seq::Seq;
+use self::table::Table;
+use self::transmit::Turn;
+use super::hash::Keyed;
+use super::neighbour::Station;
+use super::token::Owner;
+use super::{Context, Shared};
+use crate::config::{Limits, Timeouts};
+use crate::frame::Frame;
+use crate::host::{Event, SocketId};
+use crate::port::PortId;
+use crate::time::Instant;
+
+/// All TCP connections.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    table: Table,
+    /// Flows with something to do, in the order in which they will be served.
+    ready: VecDeque<u32>,
+    /// Flows that wait until a full port has room.
+    blocked: HashMap<PortId, Vec<u32>, Keyed>,
+    /// Flows to guests whose station is being looked for.
+    seeking: HashMap<IpAddr, Vec<u32>, Keyed>,
+    listeners: Slab<Listener>,
+    /// Flows that are not open yet.
+    opening: usize,
+    /// Bytes held in all flows together.
+    held: usize,
+    isn_key: [u8; 16],
+    limits: Limits,
+    timeouts: Timeouts,
+}
+
+/// A forward's listening socket.
+#[derive(Debug)]
+struct Listener {
+    socket: SocketId,
+    guest: SocketAddr,
+}
+
+/// A connection, for people and programs to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowInfo {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
+    /// The state, in the words of RFC 9293.
+    pub state: &'static str,
+}
+
+impl Relay {
+    pub(crate) fn new(limits: Limits, timeouts: Timeouts, hash: Keyed, isn_key: [u8; 16]) -> Self {
+        Self {
+            table: Table::new(hash),
+            ready: VecDeque::new(),
+            blocked: HashMap::with_hasher(hash),
+            seeking: HashMap::with_hasher(hash),
+            listeners: Slab::new(),
+            opening: 0,
+            held: 0,
+            isn_key,
+            limits,
+            timeouts,
+        }
+    }
+
+    /// Takes a segment from a guest.
+    pub(crate) fn input(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        station: Station,
+        (guest, remote): (IpAddr, IpAddr),
+        segment: &Segment,
+        frame: &Frame<'_>,
+    ) {
+        let key = FlowKey {
+            guest: SocketAddr::new(guest, segment.source_port),
+            remote: SocketAddr::new(remote, segment.destination_port),
+        };
+        match self.table.find(&key) {
+            Some(id) => self.segment_arrived(cx, shared, id, station, segment, frame),
+            None if segment.rst => shared.counters.drop_no_flow += 1,
+            None if segment.syn && segment.ack.is_none() => self.open(cx, shared, station, key, segment),
+            None => {
+                shared.counters.drop_no_flow += 1;
+                send_reset(cx, shared, station, &key, segment);
+            }
+        }
+    }
+
+    /// Takes news of a flow's socket.
+    pub(crate) fn host_event(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, generation: u32, event: Event) {
+        if !self.table.is_current(id, generation) {
+            return;
+        }
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let Some(socket) = flow.socket else { return };
+        if event.failed
+            && let Some(error) = cx.host.take_error(socket)
+        {
+            return self.host_failed(cx, shared, id, &error);
+        }
+        if flow.phase == Phase::Connecting {
+            if event.writable {
+                self.connected(cx, shared, id);
+            }
+            return;
+        }
+        flow.heard = cx.now;
+        if event.readable || event.failed {
+            flow.todo.read = true;
+            self.enqueue(id);
+        }
+        if event.writable {
+            self.room_in_socket(cx, shared, id);
+        }
+    }
+
+    /// Serves flows that have something to do, at most `budget` of them. Returns whether more are waiting.
+    pub(crate) fn run(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some(id) = self.ready.pop_front() else { return false };
+            let Some(flow) = self.table.get_mut(id) else { continue };
+            flow.todo.queued = false;
+            match self.turn(cx, shared, id) {
+                Turn::Done => {}
+                Turn::Again => self.enqueue(id),
+                Turn::Blocked => self.block(id),
+            }
+        }
+        !self.ready.is_empty()
+    }
+
+    /// Whether flows wait for room in this port.
+    pub(crate) fn waits_for(&self, port: PortId) -> bool {
+        self.blocked.get(&port).is_some_and(|flows| !flows.is_empty())
+    }
+
+    /// A port that was full has room again.
+    pub(crate) fn port_writable(&mut self, port: PortId) {
+        let Some(waiting) = self.blocked.get_mut(&port) else { return };
+        for id in waiting.drain(..) {
+            // Numbers of flows that are gone may have been given again; a turn for nothing does no harm.
+            if let Some(flow) = self.table.get_mut(id) {
+                flow.todo.queued = true;
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    /// The station of an address is known now: connections to it can go on.
+    pub(crate) fn neighbour_found(&mut self, ip: IpAddr, station: Station) {
+        if self.seeking.is_empty() {
+            return;
+        }
+        for id in self.seeking.remove(&ip).into_iter().flatten() {
+            if let Some(flow) = self.table.get_mut(id)
+                && flow.key.guest.ip() == ip
+                && flow.phase == Phase::SynSent
+            {
+                flow.station = station;
+                flow.todo.syn = true;
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// Ends all flows behind a port that is gone.
+    pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, shared: &mut Shared, port: PortId) {
+        self.blocked.remove(&port);
+        let gone: Vec<u32> = self.table.iter().filter(|(_, flow)| flow.station.port == port).map(|(id, _)| id).collect();
+        for id in gone {
+            self.drop_flow(cx, shared, id, close::Ending::Reset);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// All connections.
+    pub(crate) fn flows(&self) -> impl Iterator<Item = FlowInfo> {
+        self.table.iter().map(|(_, flow)| FlowInfo { guest: flow.key.guest, remote: flow.key.remote, state: flow.state_name() })
+    }
+
+    fn enqueue(&mut self, id: u32) {
+        if let Some(flow) = self.table.get_mut(id)
+            && !flow.todo.queued
+        {
+            flow.todo.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn block(&mut self, id: u32) {
+        if let Some(flow) = self.table.get_mut(id)
+            && !flow.todo.queued
+        {
+            flow.todo.queued = true;
+            self.blocked.entry(flow.station.port).or_default().push(id);
+        }
+    }
+
+    fn arm_retransmit(flow: &mut Flow, id: u32, shared: &mut Shared, at: Instant) {
+        flow.retransmit_at = Some(at);
+        if flow.retransmit_set.is_none_or(|set| at < set) {
+            flow.retransmit_set = Some(at);
+            shared.wheel.set(at, Owner::TcpRetransmit { id, generation: flow.generation });
+        }
+    }
+}
+
+/// Answers a segment that belongs to no connection (RFC 9293 section 3.10.7.1).
+fn send_reset(cx: &mut Context<'_>, shared: &mut Shared, station: Station, key: &FlowKey, segment: &Segment) {
+    let (seq, ack) = match segment.ack {
+        Some(ack) => (ack, None),
+        None => (Seq(0), Some(segment.seq + segment.len())),
+    };
+    transmit::send_control(
+        cx,
+        shared,
+        station,
+        key,
+        &Header {
+            source_port: key.remote.port(),
+            destination_port: key.guest.port(),
+            seq,
+            ack,
+            control: smoltcp::wire::TcpControl::Rst,
+            window: 0,
+            options: None,
+        },
+    );
+}

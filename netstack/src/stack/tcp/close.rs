@@ -1,0 +1,208 @@
+//! How connections end: closed by both sides, reset by either, or given up.
+
+use std::io;
+
+use super::flow::{Flow, Phase};
+use super::open::quote;
+use super::{Relay, transmit};
+use crate::stack::icmp::{self, Unreachable};
+use crate::stack::token::Owner;
+use crate::stack::{Context, Shared};
+use crate::time::{Duration, Instant};
+
+/// How long TIME-WAIT lasts. Twice the lifetime of a segment (RFC 9293 section 3.6.1), which on a link that does not leave the machine is
+/// short; and a guest that is in a hurry may use the port again at once (RFC 6191).
+const TIME_WAIT: Duration = Duration::from_secs(1);
+
+/// A silent guest is asked this often whether it is still there, this long apart, before it is given up (RFC 9293 section 3.8.4).
+const KEEPALIVE_PROBES: u8 = 3;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+
+/// A segment is sent this often before the guest is given up: a little over five minutes with the time-outs of RFC 6298, as RFC 9293
+/// section 3.8.3 asks of R2.
+const MAX_BACKOFF: u8 = 9;
+
+/// What becomes of a flow's socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// What is queued is still sent.
+    Close,
+    /// The peer sees a reset.
+    Reset,
+}
+
+impl Relay {
+    /// Takes a flow out of the table and ends its socket.
+    pub(super) fn drop_flow(&mut self, cx: &mut Context<'_>, _shared: &mut Shared, id: u32, ending: Ending) {
+        let Some(flow) = self.table.remove(id) else { return };
+        self.held -= flow.held_len();
+        if matches!(flow.phase, Phase::Connecting | Phase::SynReceived | Phase::SynSent) {
+            self.opening -= 1;
+        }
+        if let Some(socket) = flow.socket {
+            match ending {
+                Ending::Close => cx.host.close(socket),
+                Ending::Reset => cx.host.reset(socket),
+            }
+        }
+    }
+
+    /// The host's side is broken: the guest sees a reset, or learns why it cannot be reached.
+    pub(super) fn host_failed(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, error: &io::Error) {
+        match self.table.get(id) {
+            Some(flow) if flow.phase == Phase::Connecting => self.refuse(cx, shared, id, error),
+            Some(_) => {
+                shared.counters.tcp_reset_by_host += 1;
+                self.abort(cx, shared, id);
+            }
+            None => {}
+        }
+    }
+
+    /// Resets both sides.
+    pub(super) fn abort(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        if let Some(flow) = self.table.get(id)
+            && flow.phase != Phase::Connecting
+        {
+            transmit::send_abort(cx, shared, flow);
+        }
+        self.drop_flow(cx, shared, id, Ending::Reset);
+    }
+
+    /// The guest has closed: once the socket has everything, so does the host's side.
+    pub(super) fn finish_sending(&mut self, cx: &mut Context<'_>, _shared: &mut Shared, id: u32) {
+        if let Some(flow) = self.table.get(id)
+            && flow.held.is_none()
+            && let Some(socket) = flow.socket
+        {
+            // A socket that is no longer connected says so by an event of its own.
+            let _ = cx.host.shutdown_write(socket);
+        }
+    }
+
+    /// Ends a flow that both sides have closed.
+    pub(super) fn try_finish(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        if flow.phase != Phase::Open || !flow.is_finished() {
+            return;
+        }
+        // Bytes left in the receive queue would make the kernel send a reset.
+        if let Some(socket) = flow.socket
+            && flow.to_discard > 0
+        {
+            let _ = cx.host.discard(socket, flow.to_discard as usize);
+            flow.to_discard = 0;
+        }
+        if !flow.active_close {
+            return self.drop_flow(cx, shared, id, Ending::Close);
+        }
+        if let Some(socket) = flow.socket.take() {
+            cx.host.close(socket);
+        }
+        flow.phase = Phase::TimeWait;
+        flow.heard = cx.now;
+        flow.retransmit_at = None;
+        self.schedule_expiry(shared, id);
+    }
+
+    /// Sees to it that the flow is looked at when it may have to be given up.
+    pub(super) fn schedule_expiry(&mut self, shared: &mut Shared, id: u32) {
+        let Some(flow) = self.table.get(id) else { return };
+        let (at, set, generation) = (self.expiry(flow), flow.expire_set, flow.generation);
+        if set.is_none_or(|set| at < set)
+            && let Some(flow) = self.table.get_mut(id)
+        {
+            flow.expire_set = Some(at);
+            shared.wheel.set(at, Owner::TcpExpire { id, generation });
+        }
+    }
+
+    /// When a flow will have been silent for too long.
+    fn expiry(&self, flow: &Flow) -> Instant {
+        let times = &self.timeouts;
+        let patience = match flow.phase {
+            Phase::Connecting => times.tcp_connect,
+            Phase::SynReceived | Phase::SynSent => times.tcp_guest_connect,
+            Phase::TimeWait => TIME_WAIT,
+            Phase::Open if flow.guest_closed && flow.fin_sent => times.tcp_closing,
+            Phase::Open if flow.guest_closed || flow.fin_sent => times.tcp_half_closed,
+            Phase::Open => times.tcp_idle + KEEPALIVE_INTERVAL * flow.probes.into(),
+        };
+        flow.heard + patience
+    }
+
+    /// The expiry timer of a flow has come due.
+    pub(crate) fn expire(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, generation: u32) {
+        if !self.table.is_current(id, generation) {
+            return;
+        }
+        let Some(flow) = self.table.get_mut(id) else { return };
+        flow.expire_set = None;
+        let (phase, half) = (flow.phase, flow.guest_closed || flow.fin_sent);
+        let (station, key, irs) = (flow.station, flow.key, flow.rcv_nxt - 1);
+        if self.table.get(id).is_some_and(|flow| cx.now < self.expiry(flow)) {
+            return self.schedule_expiry(shared, id);
+        }
+        match phase {
+            Phase::TimeWait => self.drop_flow(cx, shared, id, Ending::Close),
+            Phase::Connecting => {
+                shared.counters.tcp_connect_failed += 1;
+                self.drop_flow(cx, shared, id, Ending::Close);
+                icmp::send_unreachable(cx, shared, station, &quote(&key, irs), Unreachable::Host);
+            }
+            Phase::Open if !half => self.ask(cx, shared, id),
+            Phase::SynReceived | Phase::SynSent | Phase::Open => {
+                shared.counters.tcp_expired += 1;
+                self.abort(cx, shared, id);
+            }
+        }
+    }
+
+    /// Asks a silent guest whether it is still there, or gives it up.
+    fn ask(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        if flow.probes >= KEEPALIVE_PROBES {
+            shared.counters.tcp_expired += 1;
+            return self.abort(cx, shared, id);
+        }
+        flow.probes += 1;
+        transmit::send_keepalive(cx, shared, flow);
+        self.schedule_expiry(shared, id);
+    }
+
+    /// The retransmission timer of a flow has come due (RFC 6298 section 5; for a closed window, RFC 9293 section 3.8.6.1).
+    pub(crate) fn retransmit(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, generation: u32) {
+        if !self.table.is_current(id, generation) {
+            return;
+        }
+        let Some(flow) = self.table.get_mut(id) else { return };
+        flow.retransmit_set = None;
+        let Some(at) = flow.retransmit_at else { return };
+        if cx.now < at {
+            return Self::arm_retransmit(flow, id, shared, at);
+        }
+        // A guest that keeps its window closed is alive as long as it answers; everything else must be acknowledged some time.
+        let window_closed = flow.phase == Phase::Open && flow.snd_wnd == 0;
+        if flow.rtt.backoff >= MAX_BACKOFF && !window_closed {
+            shared.counters.tcp_expired += 1;
+            return self.abort(cx, shared, id);
+        }
+        match flow.phase {
+            Phase::SynReceived | Phase::SynSent => flow.todo.syn = true,
+            Phase::Open if window_closed => {
+                flow.rewind();
+                flow.todo.probe = true;
+            }
+            Phase::Open => {
+                shared.counters.tcp_timeouts += 1;
+                flow.recover = flow.snd_max;
+                flow.rewind();
+            }
+            Phase::Connecting | Phase::TimeWait => return,
+        }
+        flow.rtt.back_off();
+        let at = cx.now + flow.rtt.timeout();
+        Self::arm_retransmit(flow, id, shared, at);
+        self.enqueue(id);
+    }
+}

@@ -1,0 +1,282 @@
+//! How connections begin.
+//!
+//! A guest's SYN is answered only when the host's socket is connected, so that a guest learns the truth: refused is a reset,
+//! unreachable is ICMP, silence is silence. A client of a forward is accepted first, for the kernel leaves no choice, and its guest is
+//! asked then; a guest that refuses makes the client see a reset.
+
+use std::io;
+use std::net::SocketAddr;
+
+use siphasher::sip::SipHasher24;
+use std::hash::{Hash, Hasher};
+
+use super::close::Ending;
+use super::flow::{Flow, FlowKey, Phase, largest_segment};
+use super::segment::Segment;
+use super::seq::Seq;
+use super::{Listener, Relay, send_reset};
+use crate::addr::MacAddr;
+use crate::config::Protocol;
+use crate::host::{SocketId, StreamService};
+use crate::port::PortId;
+use crate::stack::icmp::{self, Quote, Unreachable};
+use crate::stack::neighbour::Station;
+use crate::stack::policy::Verdict;
+use crate::stack::token::Owner;
+use crate::stack::{Context, Shared};
+use crate::time::{Duration, Instant};
+
+/// How long to wait with accepting after that was refused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How many ports are tried for a client that two addresses of the host show the guest alike.
+const PORT_TRIES: u16 = 64;
+
+impl Relay {
+    /// A guest opens a connection.
+    pub(super) fn open(&mut self, cx: &mut Context<'_>, shared: &mut Shared, station: Station, key: FlowKey, segment: &Segment) {
+        if segment.fin || key.guest.port() == 0 || key.remote.port() == 0 {
+            shared.counters.drop_malformed += 1;
+            return;
+        }
+        match shared.policy.decide(Protocol::Tcp, key.remote) {
+            Verdict::Host(to) => self.open_to(cx, shared, station, key, segment, Destination::Host(to)),
+            Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
+            Verdict::Closed | Verdict::Forbidden | Verdict::Dhcp => {
+                shared.counters.tcp_forbidden += 1;
+                send_reset(cx, shared, station, &key, segment);
+            }
+            Verdict::Unreachable => {
+                shared.counters.tcp_connect_failed += 1;
+                icmp::send_unreachable(cx, shared, station, &quote(&key, segment.seq), Unreachable::Host);
+            }
+            Verdict::Nowhere => shared.counters.drop_destination += 1,
+        }
+    }
+
+    fn open_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        station: Station,
+        key: FlowKey,
+        segment: &Segment,
+        to: Destination,
+    ) {
+        if !self.may_open(shared) {
+            return send_reset(cx, shared, station, &key, segment);
+        }
+        let iss = self.initial_sequence(&key, cx.now);
+        let mut flow = Flow::new(key, station, Phase::Connecting, iss, cx.now);
+        flow.negotiate(segment.seq, segment.mss, segment.window_scale, largest_segment(cx.link.mtu(station.port), key.guest));
+        flow.set_window_of_syn(segment);
+        let id = self.add(shared, flow);
+
+        let token = self.owner(id).token();
+        let opened = match to {
+            Destination::Host(address) => cx.host.connect(address, token),
+            Destination::Service(service) => cx.host.open_service(service, key.guest, token),
+        };
+        match (opened, self.table.get_mut(id)) {
+            (Ok(socket), Some(flow)) => {
+                flow.socket = Some(socket);
+                shared.counters.tcp_opened += 1;
+                if matches!(to, Destination::Service(_)) {
+                    self.connected(cx, shared, id);
+                }
+            }
+            (Err(error), _) => self.refuse(cx, shared, id, &error),
+            (Ok(socket), None) => cx.host.close(socket),
+        }
+    }
+
+    /// Whether the limits allow one more connection; counts it if they do not.
+    fn may_open(&self, shared: &mut Shared) -> bool {
+        if self.table.len() >= self.limits.tcp_flows {
+            shared.counters.tcp_limit_flows += 1;
+            return false;
+        }
+        if self.opening >= self.limits.tcp_opening {
+            shared.counters.tcp_limit_opening += 1;
+            return false;
+        }
+        true
+    }
+
+    fn add(&mut self, shared: &mut Shared, flow: Flow) -> u32 {
+        self.opening += 1;
+        let id = self.table.insert(flow);
+        self.schedule_expiry(shared, id);
+        id
+    }
+
+    fn owner(&self, id: u32) -> Owner {
+        Owner::TcpFlow { id, generation: self.table.get(id).map_or(0, |flow| flow.generation) }
+    }
+
+    /// The host's socket is connected: the guest gets its SYN-ACK.
+    pub(super) fn connected(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        flow.phase = Phase::SynReceived;
+        flow.heard = cx.now;
+        flow.todo.syn = true;
+        flow.todo.read = true;
+        self.schedule_expiry(shared, id);
+        self.enqueue(id);
+    }
+
+    /// The host's side cannot be connected: the guest learns why, and the flow is gone.
+    pub(super) fn refuse(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, error: &io::Error) {
+        let Some(flow) = self.table.get(id) else { return };
+        let (station, key, irs) = (flow.station, flow.key, flow.rcv_nxt - 1);
+        self.drop_flow(cx, shared, id, Ending::Close);
+        match Refusal::of(error) {
+            Refusal::Unreachable(why) => {
+                shared.counters.tcp_connect_failed += 1;
+                icmp::send_unreachable(cx, shared, station, &quote(&key, irs), why);
+            }
+            refusal => {
+                let counters = &mut shared.counters;
+                *(if refusal == Refusal::Resources { &mut counters.tcp_limit_host } else { &mut counters.tcp_connect_failed }) += 1;
+                super::transmit::send_refusal(cx, shared, station, &key, irs + 1);
+            }
+        }
+    }
+
+    /// Adds a forward: connections to `socket` go to `guest`.
+    pub(crate) fn add_listener(
+        &mut self,
+        listen: impl FnOnce(Owner) -> io::Result<(SocketId, SocketAddr)>,
+        guest: SocketAddr,
+    ) -> io::Result<SocketAddr> {
+        let entry = self.listeners.vacant_entry();
+        let (socket, bound) = listen(Owner::TcpListener { id: entry.key() as u32 })?;
+        entry.insert(Listener { socket, guest });
+        Ok(bound)
+    }
+
+    /// Clients have connected to a forward.
+    pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, listener: u32) {
+        while let Some(Listener { socket: listening, guest }) = self.listeners.get(listener as usize) {
+            let (listening, guest) = (*listening, *guest);
+            // The token of the flow is not known before there is a flow, and there is none before it is known who has connected.
+            match cx.host.accept(listening, Owner::TcpListener { id: listener }.token()) {
+                Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // No descriptors are left. Those who wait make no further event, so they are looked for again soon.
+                    shared.counters.tcp_limit_host += 1;
+                    return shared.wheel.set(cx.now + ACCEPT_RETRY, Owner::TcpListener { id: listener });
+                }
+            }
+        }
+    }
+
+    fn open_to_guest(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        socket: SocketId,
+        client: SocketAddr,
+        guest: SocketAddr,
+    ) {
+        let Some(key) = self.key_for_client(shared, client, guest).filter(|_| self.may_open(shared)) else {
+            return cx.host.reset(socket);
+        };
+        let iss = self.initial_sequence(&key, cx.now);
+        let station = shared.neighbours.station(cx.now, guest.ip()).unwrap_or(UNKNOWN_STATION);
+        let mut flow = Flow::new(key, station, Phase::SynSent, iss, cx.now);
+        flow.socket = Some(socket);
+        flow.todo.syn = true;
+        flow.todo.read = true;
+        let id = self.add(shared, flow);
+        cx.host.set_token(socket, self.owner(id).token());
+        shared.counters.tcp_accepted += 1;
+        self.enqueue(id);
+    }
+
+    /// How the guest sees a client: its own address and port, where those are free and a guest can be shown them.
+    fn key_for_client(&self, shared: &Shared, client: SocketAddr, guest: SocketAddr) -> Option<FlowKey> {
+        let seen = shared.policy.as_seen_by_guest(client.ip())?;
+        let seen = if seen.is_ipv4() == guest.is_ipv4() { seen } else { shared.policy.gateway(guest.is_ipv4())? };
+        (0..PORT_TRIES)
+            .map(|n| FlowKey { guest, remote: SocketAddr::new(seen, client.port().wrapping_sub(n)) })
+            .find(|key| key.remote.port() != 0 && self.table.find(key).is_none())
+    }
+
+    /// Asks the link who has the guest's address, and has the flow told.
+    pub(super) fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        let Some(ip) = self.table.get(id).map(|flow| flow.key.guest.ip()) else { return };
+        if let Some(station) = shared.neighbours.station(cx.now, ip) {
+            if let Some(flow) = self.table.get_mut(id) {
+                flow.station = station;
+            }
+            return;
+        }
+        let waiting = self.seeking.entry(ip).or_default();
+        if !waiting.contains(&id) {
+            waiting.push(id);
+        }
+        shared.solicit(cx, ip);
+    }
+
+    /// The initial sequence number of a connection: RFC 6528, a clock of 4 microseconds plus a keyed hash of the addresses.
+    pub(super) fn initial_sequence(&self, key: &FlowKey, now: Instant) -> Seq {
+        let mut hash = SipHasher24::new_with_key(&self.isn_key);
+        key.hash(&mut hash);
+        Seq((hash.finish() as u32).wrapping_add((now.as_micros() / 4) as u32))
+    }
+}
+
+/// A station that is still being looked for.
+pub(super) const UNKNOWN_STATION: Station = Station { port: PortId(u16::MAX), mac: MacAddr([0; 6]) };
+
+/// Where a guest's connection leads.
+#[derive(Debug, Clone, Copy)]
+enum Destination {
+    Host(SocketAddr),
+    Service(StreamService),
+}
+
+/// What the failure of a connection means to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Reset,
+    /// We, not the destination, are at our limits.
+    Resources,
+    Unreachable(Unreachable),
+}
+
+impl Refusal {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENETUNREACH | libc::ENETDOWN) => Self::Unreachable(Unreachable::Network),
+            Some(libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ETIMEDOUT) => Self::Unreachable(Unreachable::Host),
+            Some(libc::EACCES | libc::EPERM) => Self::Unreachable(Unreachable::Prohibited),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
+                Self::Resources
+            }
+            _ => Self::Reset,
+        }
+    }
+}
+
+/// The part of the guest's SYN that an ICMP error quotes.
+pub(super) fn quote(key: &FlowKey, seq: Seq) -> Quote {
+    let mut transport = [0; 8];
+    transport[..2].copy_from_slice(&key.guest.port().to_be_bytes());
+    transport[2..4].copy_from_slice(&key.remote.port().to_be_bytes());
+    transport[4..].copy_from_slice(&seq.0.to_be_bytes());
+    Quote { guest: key.guest.ip(), remote: key.remote.ip(), protocol: smoltcp::wire::IpProtocol::Tcp, transport }
+}
+
+impl Flow {
+    /// The window of a SYN is never scaled (RFC 7323 section 2.2).
+    pub(super) fn set_window_of_syn(&mut self, segment: &Segment) {
+        self.snd_wnd = segment.window.into();
+        self.max_wnd = self.snd_wnd;
+        self.snd_wl1 = segment.seq;
+        self.snd_wl2 = self.snd_una;
+    }
+}

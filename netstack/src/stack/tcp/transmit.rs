@@ -1,0 +1,342 @@
+//! From the socket to the guest.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use smoltcp::wire::{TCP_HEADER_LEN, TcpControl};
+
+use super::Relay;
+use super::flow::{Flow, FlowKey, Phase};
+use super::open::UNKNOWN_STATION;
+use super::segment::Header;
+use super::seq::Seq;
+use crate::frame::ChunkMut;
+use crate::port::Sent;
+use crate::stack::emit::{self, Path};
+use crate::stack::neighbour::Station;
+use crate::stack::{Context, Shared};
+
+/// Bytes that one flow sends in one turn before others get theirs.
+const TURN_BYTES: usize = 256 << 10;
+/// Frames that one flow sends in one turn: what counts where frames are small.
+const TURN_FRAMES: usize = 64;
+
+/// Chunks of a port's memory that one frame is peeked into.
+const MAX_CHUNKS: usize = 64;
+
+/// How a flow's turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There is nothing more to do.
+    Done,
+    /// There is more, but others come first.
+    Again,
+    /// The port is full.
+    Blocked,
+}
+
+/// What peeking for a frame has come to.
+enum Peeked {
+    Bytes(usize),
+    End,
+    Nothing,
+    Failed(io::Error),
+}
+
+impl Relay {
+    /// Does what a flow has to do.
+    pub(super) fn turn(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) -> Turn {
+        if let Err(error) = self.discard(cx, id) {
+            self.host_failed(cx, shared, id, &error);
+            return Turn::Done;
+        }
+        if let ControlFlow::Break(turn) = self.send_syn(cx, shared, id) {
+            return turn;
+        }
+        let turn = self.send_data(cx, shared, id);
+        if turn == Turn::Blocked {
+            return turn;
+        }
+        let Some(flow) = self.table.get_mut(id) else { return Turn::Done };
+        if flow.fin_is_due() && flow.phase == Phase::Open && turn == Turn::Done && !self.send_fin(cx, shared, id) {
+            return Turn::Blocked;
+        }
+        let Some(flow) = self.table.get_mut(id) else { return Turn::Done };
+        if flow.todo.ack && matches!(flow.phase, Phase::Open | Phase::TimeWait) {
+            let header = flow.header(cx, flow.snd_nxt, TcpControl::None);
+            if send_header(cx, shared, flow, &header) == Sent::Full {
+                return Turn::Blocked;
+            }
+            flow.todo.ack = false;
+        }
+        turn
+    }
+
+    /// Removes what the guest has acknowledged from the socket's receive queue.
+    fn discard(&mut self, cx: &mut Context<'_>, id: u32) -> io::Result<()> {
+        let Some(flow) = self.table.get_mut(id) else { return Ok(()) };
+        match flow.socket {
+            Some(socket) if flow.to_discard > 0 => cx.host.discard(socket, std::mem::take(&mut flow.to_discard) as usize),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends the SYN or SYN-ACK that is due. Nothing else can be sent before it was answered.
+    fn send_syn(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) -> ControlFlow<Turn> {
+        let Some(flow) = self.table.get(id) else { return ControlFlow::Break(Turn::Done) };
+        if !matches!(flow.phase, Phase::SynReceived | Phase::SynSent) {
+            return ControlFlow::Continue(());
+        }
+        if !flow.todo.syn {
+            return ControlFlow::Break(Turn::Done);
+        }
+        if flow.station == UNKNOWN_STATION {
+            self.seek(cx, shared, id);
+        }
+        let Some(flow) = self.table.get_mut(id) else { return ControlFlow::Break(Turn::Done) };
+        if flow.station != UNKNOWN_STATION {
+            let mut header = flow.header(cx, flow.snd_una, TcpControl::Syn);
+            header.options = Some(flow.syn_options(cx.link.mtu(flow.station.port)));
+            if flow.phase == Phase::SynSent {
+                header.ack = None;
+                header.window = u16::MAX;
+            }
+            match send_header(cx, shared, flow, &header) {
+                Sent::Full => return ControlFlow::Break(Turn::Blocked),
+                Sent::Yes | Sent::Declined => {}
+            }
+            flow.snd_nxt = flow.snd_una + 1;
+            flow.snd_max = flow.snd_nxt;
+        }
+        flow.todo.syn = false;
+        if flow.retransmit_at.is_none_or(|at| at <= cx.now) {
+            let at = cx.now + flow.rtt.timeout();
+            Self::arm_retransmit(flow, id, shared, at);
+        }
+        ControlFlow::Break(Turn::Done)
+    }
+
+    /// Sends what the socket has and the guest's window allows, in frames as large as the port takes.
+    fn send_data(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) -> Turn {
+        let mut budget = TURN_BYTES;
+        for _ in 0..TURN_FRAMES {
+            let Some(flow) = self.table.get_mut(id) else { return Turn::Done };
+            let Some(socket) = flow.socket else { return Turn::Done };
+            if flow.phase != Phase::Open || !flow.todo.read || flow.host_closed || flow.fin_acked {
+                return Turn::Done;
+            }
+            let want = match flow.room_in_window() {
+                0 if flow.todo.probe => 1,
+                0 => {
+                    if flow.retransmit_at.is_none() {
+                        let at = cx.now + flow.rtt.timeout();
+                        Self::arm_retransmit(flow, id, shared, at);
+                    }
+                    return Turn::Done;
+                }
+                room => room,
+            };
+            let path = flow.path(shared);
+            let offloads = cx.link.offloads(path.station.port);
+            let super_frames = if path.destination.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
+            let mss = usize::from(flow.mss);
+            let want = want.min(if super_frames { largest_super_frame(&path, mss) } else { mss });
+            let headers = path.header_len() + TCP_HEADER_LEN;
+            // The bytes that wait to be discarded were, at the beginning of this turn.
+            let offset = flow.in_flight() as usize;
+            let header = flow.header(cx, flow.snd_nxt, TcpControl::Psh);
+
+            let mut peeked = Peeked::Nothing;
+            let host = &mut *cx.host;
+            let mut bytes = 0;
+            let sent = cx.link.send(path.station.port, headers + want, &mut |room| {
+                let mut parts = [const { ChunkMut::empty() }; MAX_CHUNKS];
+                let count = room.parts(headers, want, &mut parts);
+                peeked = match host.peek(socket, offset, &mut parts[..count]) {
+                    Ok(0) => Peeked::End,
+                    Ok(len) => Peeked::Bytes(len),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
+                    Err(error) => Peeked::Failed(error),
+                };
+                let Peeked::Bytes(len) = peeked else { return None };
+                let filled = header.finish(room, &path, len, mss, &offloads);
+                bytes = filled.0;
+                Some(filled)
+            });
+            if sent == Sent::Full {
+                return Turn::Blocked;
+            }
+            match peeked {
+                Peeked::Bytes(len) => {
+                    shared.counters.frames_out += 1;
+                    shared.counters.bytes_out += bytes as u64;
+                    self.data_sent(cx, shared, id, len);
+                    budget = budget.saturating_sub(len);
+                    if budget == 0 {
+                        return Turn::Again;
+                    }
+                }
+                Peeked::End => {
+                    flow.host_closed = true;
+                    return Turn::Done;
+                }
+                Peeked::Nothing => {
+                    flow.todo.read = false;
+                    return Turn::Done;
+                }
+                Peeked::Failed(error) => {
+                    self.host_failed(cx, shared, id, &error);
+                    return Turn::Done;
+                }
+            }
+        }
+        Turn::Again
+    }
+
+    /// Notes that `len` bytes from `snd_nxt` on were sent.
+    fn data_sent(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, len: usize) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        if std::mem::take(&mut flow.todo.probe) {
+            shared.counters.tcp_window_probes += 1;
+        }
+        flow.todo.ack = false;
+        flow.heard = cx.now;
+        flow.advance(u32::try_from(len).unwrap_or(0), cx.now);
+        if flow.retransmit_at.is_none() {
+            let at = cx.now + flow.rtt.timeout();
+            Self::arm_retransmit(flow, id, shared, at);
+        }
+    }
+
+    /// Sends FIN. Returns false if the port is full.
+    fn send_fin(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) -> bool {
+        let Some(flow) = self.table.get_mut(id) else { return true };
+        let header = flow.header(cx, flow.snd_nxt, TcpControl::Fin);
+        if send_header(cx, shared, flow, &header) == Sent::Full {
+            return false;
+        }
+        flow.active_close |= !flow.guest_closed && !flow.fin_sent;
+        flow.fin_sent = true;
+        flow.todo.ack = false;
+        flow.advance(1, cx.now);
+        if flow.retransmit_at.is_none() {
+            let at = cx.now + flow.rtt.timeout();
+            Self::arm_retransmit(flow, id, shared, at);
+        }
+        self.schedule_expiry(shared, id);
+        true
+    }
+}
+
+impl Flow {
+    fn path(&self, shared: &Shared) -> Path {
+        path(shared, self.station, &self.key)
+    }
+
+    /// The header of a segment at `seq`. Where an acknowledgement is due, the window is looked at anew.
+    fn header(&mut self, cx: &mut Context<'_>, seq: Seq, control: TcpControl) -> Header {
+        if (self.todo.ack || control == TcpControl::Syn)
+            && !self.guest_closed
+            && let Some(socket) = self.socket
+        {
+            let room = cx.host.send_room(socket);
+            self.rcv_adv = self.right_edge(room);
+            if room.free < room.capacity / 3 && !self.awaits_room {
+                self.awaits_room = true;
+                cx.host.notify_writable(socket);
+            }
+        }
+        // The window of a SYN is not scaled (RFC 7323 section 2.2).
+        let scale = if control == TcpControl::Syn { 0 } else { self.rcv_scale.unwrap_or(0) };
+        let open = self.rcv_adv.ahead_of(self.rcv_nxt);
+        let window = u16::try_from(open >> scale).unwrap_or(u16::MAX);
+        if control == TcpControl::Syn {
+            self.rcv_adv = self.rcv_nxt + u32::from(window);
+        }
+        Header {
+            source_port: self.key.remote.port(),
+            destination_port: self.key.guest.port(),
+            seq,
+            ack: Some(self.rcv_nxt),
+            control,
+            window,
+            options: None,
+        }
+    }
+
+    /// How many bytes the guest may be sent now. Small pieces of a large window are left until there is more room (RFC 9293 section
+    /// 3.8.6.2.1).
+    fn room_in_window(&self) -> usize {
+        let in_flight = self.in_flight();
+        let room = self.snd_wnd.saturating_sub(in_flight);
+        let silly = room < u32::from(self.mss).min(self.max_wnd / 2);
+        if silly && in_flight > 0 { 0 } else { room as usize }
+    }
+
+    /// Moves on by `len` sequence numbers that were sent.
+    fn advance(&mut self, len: u32, now: crate::time::Instant) {
+        self.snd_nxt += len;
+        // Karn's algorithm: what was sent before is not timed.
+        if self.snd_nxt > self.snd_max {
+            self.rtt.timed.get_or_insert((self.snd_nxt, now));
+        }
+        self.snd_max = self.snd_max.max(self.snd_nxt);
+    }
+}
+
+/// The payload of the largest super-frame: whole segments that fit a 64 KiB packet.
+fn largest_super_frame(path: &Path, mss: usize) -> usize {
+    // An IPv4 packet counts its own header in its length, an IPv6 packet does not.
+    let ip_header = if path.destination.is_ipv4() { smoltcp::wire::IPV4_HEADER_LEN } else { 0 };
+    let most = usize::from(u16::MAX) - ip_header - TCP_HEADER_LEN;
+    if mss >= most { most } else { most / mss * mss }
+}
+
+fn path(shared: &Shared, station: Station, key: &FlowKey) -> Path {
+    let source = key.remote.ip();
+    Path { station, router: shared.router_mac(source), source, destination: key.guest.ip() }
+}
+
+fn send_header(cx: &mut Context<'_>, shared: &mut Shared, flow: &Flow, header: &Header) -> Sent {
+    send_control(cx, shared, flow.station, &flow.key, header)
+}
+
+/// Sends a segment without payload.
+pub(super) fn send_control(cx: &mut Context<'_>, shared: &mut Shared, station: Station, key: &FlowKey, header: &Header) -> Sent {
+    let path = path(shared, station, key);
+    let offloads = cx.link.offloads(station.port);
+    emit::send(cx, shared, station.port, path.header_len() + header.len(), &mut |room| {
+        Some(header.finish(room, &path, 0, usize::MAX, &offloads))
+    })
+}
+
+/// Refuses a SYN; `ack` is behind it.
+pub(super) fn send_refusal(cx: &mut Context<'_>, shared: &mut Shared, station: Station, key: &FlowKey, ack: Seq) {
+    send_control(cx, shared, station, key, &reset(key, Seq(0), Some(ack)));
+}
+
+/// Resets the guest's side of a flow. If the port is full, the guest's next segment will be answered by a reset.
+pub(super) fn send_abort(cx: &mut Context<'_>, shared: &mut Shared, flow: &Flow) {
+    if flow.station != UNKNOWN_STATION {
+        let ack = (flow.phase != Phase::SynSent).then_some(flow.rcv_nxt);
+        send_control(cx, shared, flow.station, &flow.key, &reset(&flow.key, flow.snd_max, ack));
+    }
+}
+
+/// Asks the guest whether it is still there: an old sequence number that it must answer (RFC 9293 section 3.8.4).
+pub(super) fn send_keepalive(cx: &mut Context<'_>, shared: &mut Shared, flow: &mut Flow) {
+    let header = flow.header(cx, flow.snd_una - 1, TcpControl::None);
+    send_header(cx, shared, flow, &header);
+}
+
+const fn reset(key: &FlowKey, seq: Seq, ack: Option<Seq>) -> Header {
+    Header {
+        source_port: key.remote.port(),
+        destination_port: key.guest.port(),
+        seq,
+        ack,
+        control: TcpControl::Rst,
+        window: 0,
+        options: None,
+    }
+}

@@ -1,0 +1,78 @@
+//! What the host and the timer wheel give back: whose event it is, packed into 64 bits.
+
+use crate::host::Token;
+
+/// The owner of a socket or a timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The socket of a TCP flow.
+    TcpFlow { id: u32, generation: u32 },
+    /// Its retransmission timer.
+    TcpRetransmit { id: u32, generation: u32 },
+    /// Its expiry timer.
+    TcpExpire { id: u32, generation: u32 },
+    /// A listening socket of a forward.
+    TcpListener { id: u32 },
+    /// The socket of a UDP mapping, and its expiry timer.
+    UdpMapping { id: u32, generation: u32 },
+    /// The socket of a UDP forward.
+    UdpForward { id: u32 },
+    /// The expiry timer of a client of a UDP forward.
+    UdpClient { id: u32, generation: u32 },
+    /// The timer of unsolicited router advertisements.
+    RouterAdvertisement,
+}
+
+impl Owner {
+    pub(crate) fn token(self) -> Token {
+        let (kind, id, generation) = match self {
+            Self::TcpFlow { id, generation } => (1, id, generation),
+            Self::TcpRetransmit { id, generation } => (2, id, generation),
+            Self::TcpExpire { id, generation } => (3, id, generation),
+            Self::TcpListener { id } => (4, id, 0),
+            Self::UdpMapping { id, generation } => (5, id, generation),
+            Self::UdpForward { id } => (6, id, 0),
+            Self::UdpClient { id, generation } => (7, id, generation),
+            Self::RouterAdvertisement => (8, 0, 0),
+        };
+        Token(kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(id))
+    }
+
+    pub(crate) const fn of(token: Token) -> Option<Self> {
+        let id = token.0 as u32;
+        let generation = (token.0 >> 32) as u32 & 0xff_ffff;
+        Some(match token.0 >> 56 {
+            1 => Self::TcpFlow { id, generation },
+            2 => Self::TcpRetransmit { id, generation },
+            3 => Self::TcpExpire { id, generation },
+            4 => Self::TcpListener { id },
+            5 => Self::UdpMapping { id, generation },
+            6 => Self::UdpForward { id },
+            7 => Self::UdpClient { id, generation },
+            8 => Self::RouterAdvertisement,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_come_back_as_they_went() {
+        for owner in [
+            Owner::TcpFlow { id: u32::MAX, generation: 0xff_ffff },
+            Owner::TcpRetransmit { id: 1, generation: 2 },
+            Owner::TcpExpire { id: 0, generation: 0 },
+            Owner::TcpListener { id: 7 },
+            Owner::UdpMapping { id: 8, generation: 9 },
+            Owner::UdpForward { id: 10 },
+            Owner::UdpClient { id: 3, generation: 4 },
+            Owner::RouterAdvertisement,
+        ] {
+            assert_eq!(Owner::of(owner.token()), Some(owner));
+        }
+        assert_eq!(Owner::of(Token(0)), None);
+    }
+}

@@ -1,0 +1,431 @@
+//! The UDP relay: a NAT as RFC 4787 wants it.
+//!
+//! Each address and port of a guest has one socket of the host, whatever it sends to (endpoint-independent mapping). Through it come
+//! only datagrams from hosts to which the guest has sent before (address-dependent filtering), or from anyone if the configuration says
+//! full cone. Forwards are sockets of their own, on which clients are told apart by their addresses.
+//!
+//! Datagrams go between guest memory and the kernel without a copy, many of the same size at a time where both sides know how
+//! (`UDP_SEGMENT`, `UDP_GRO`). A datagram for which there is no room is lost, as UDP allows; one that would wait for a full port waits in
+//! its socket.
+
+mod forward;
+mod mapping;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use hashbrown::HashMap;
+use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN};
+
+use self::forward::Forwards;
+use self::mapping::Mappings;
+use super::emit::{self, Path};
+use super::hash::Keyed;
+use super::icmp::{self, Quote, Unreachable};
+use super::neighbour::Station;
+use super::packet::Datagram;
+use super::policy::Verdict;
+use super::token::Owner;
+use super::{Context, Shared};
+use crate::config::{Limits, Protocol, Timeouts};
+use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
+use crate::host::{Event, Received, SocketId};
+use crate::port::{PortId, Sent};
+
+/// Datagrams that one socket delivers in one turn before others get theirs.
+const TURN_DATAGRAMS: usize = 64;
+
+const MAX_CHUNKS: usize = 64;
+
+/// All UDP mappings and forwards.
+#[derive(Debug)]
+pub(crate) struct Nat {
+    mappings: Mappings,
+    forwards: Forwards,
+    /// Sockets that may have datagrams.
+    ready: VecDeque<Owner>,
+    /// Sockets whose datagrams wait until a full port has room.
+    blocked: HashMap<PortId, Vec<Owner>, Keyed>,
+    full_cone: bool,
+}
+
+impl Nat {
+    pub(crate) fn new(limits: &Limits, timeouts: &Timeouts, full_cone: bool, hash: Keyed) -> Self {
+        Self {
+            mappings: Mappings::new(limits, timeouts, hash),
+            forwards: Forwards::new(limits, timeouts, hash),
+            ready: VecDeque::new(),
+            blocked: HashMap::with_hasher(hash),
+            full_cone,
+        }
+    }
+
+    /// Adds a forward: datagrams to `socket` go to `guest`.
+    pub(crate) fn add_forward(
+        &mut self,
+        bind: impl FnOnce(Owner) -> io::Result<(SocketId, SocketAddr)>,
+        guest: SocketAddr,
+    ) -> io::Result<SocketAddr> {
+        self.forwards.add(bind, guest)
+    }
+
+    /// Takes a datagram from a guest.
+    pub(crate) fn input(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        station: Station,
+        (guest, remote): (IpAddr, IpAddr),
+        datagram: &Datagram,
+        frame: &Frame<'_>,
+    ) {
+        let guest = SocketAddr::new(guest, datagram.source_port);
+        let remote = SocketAddr::new(remote, datagram.destination_port);
+        if let Some((socket, client)) = self.forwards.client(cx.now, guest, remote) {
+            // A client that cannot be reached is the client's matter.
+            let _ = deliver(cx, shared, socket, client, datagram, frame);
+            return;
+        }
+        match shared.policy.decide(Protocol::Udp, remote) {
+            Verdict::Host(to) => {
+                if let Some(socket) = self.mappings.socket_for(cx, shared, station, guest, to)
+                    && let Some(why) = deliver(cx, shared, socket, to, datagram, frame)
+                {
+                    icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), why);
+                }
+            }
+            Verdict::Dhcp => shared.dhcp(cx, station, &payload(datagram, frame)),
+            Verdict::Dns => shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
+            Verdict::Unreachable => {
+                icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Host);
+            }
+            Verdict::Closed => {
+                shared.counters.drop_destination += 1;
+                icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Port);
+            }
+            Verdict::Forbidden | Verdict::Nowhere => shared.counters.drop_destination += 1,
+        }
+    }
+
+    /// Takes news of a mapping's or a forward's socket.
+    pub(crate) fn host_event(&mut self, cx: &mut Context<'_>, owner: Owner, event: Event) {
+        if event.failed
+            && let Some(socket) = self.socket(owner)
+        {
+            // An ICMP error about something sent earlier. It is cleared, so that it does not end the mapping.
+            let _ = cx.host.take_error(socket);
+        }
+        if event.readable {
+            self.ready.push_back(owner);
+        }
+    }
+
+    /// Delivers datagrams to guests from at most `budget` sockets. Returns whether more are waiting.
+    pub(crate) fn run(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some(owner) = self.ready.pop_front() else { return false };
+            for turn in 0..=TURN_DATAGRAMS {
+                if turn == TURN_DATAGRAMS {
+                    self.ready.push_back(owner);
+                    break;
+                }
+                match self.receive(cx, shared, owner) {
+                    Turn::More => {}
+                    Turn::Done => break,
+                    Turn::Blocked(port) => {
+                        self.blocked.entry(port).or_default().push(owner);
+                        break;
+                    }
+                }
+            }
+        }
+        !self.ready.is_empty()
+    }
+
+    /// Whether datagrams wait for room in this port.
+    pub(crate) fn waits_for(&self, port: PortId) -> bool {
+        self.blocked.get(&port).is_some_and(|sockets| !sockets.is_empty())
+    }
+
+    /// A port that was full has room again.
+    pub(crate) fn port_writable(&mut self, port: PortId) {
+        if let Some(waiting) = self.blocked.get_mut(&port) {
+            self.ready.extend(waiting.drain(..));
+        }
+    }
+
+    /// The timer of a mapping or a client has come due.
+    pub(crate) fn expire(&mut self, cx: &mut Context<'_>, shared: &mut Shared, owner: Owner) {
+        match owner {
+            Owner::UdpMapping { id, generation } => self.mappings.expire(cx, shared, id, generation),
+            Owner::UdpClient { id, generation } => self.forwards.expire(cx.now, shared, id, generation),
+            _ => {}
+        }
+    }
+
+    /// Ends all mappings behind a port that is gone.
+    pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
+        self.blocked.remove(&port);
+        self.mappings.forget_port(cx, port);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.mappings.len()
+    }
+
+    fn socket(&self, owner: Owner) -> Option<SocketId> {
+        match owner {
+            Owner::UdpMapping { id, generation } => self.mappings.get(id, generation).map(|mapping| mapping.socket),
+            Owner::UdpForward { id } => self.forwards.get(id).map(|forward| forward.socket),
+            _ => None,
+        }
+    }
+
+    /// Receives one datagram, or several of the same size, for a guest.
+    fn receive(&mut self, cx: &mut Context<'_>, shared: &mut Shared, owner: Owner) -> Turn {
+        let Some(socket) = self.socket(owner) else { return Turn::Done };
+        let (guest, station) = match owner {
+            Owner::UdpMapping { id, generation } => match self.mappings.get(id, generation) {
+                Some(mapping) => (mapping.guest, mapping.station),
+                None => return Turn::Done,
+            },
+            Owner::UdpForward { id } => {
+                let Some(guest) = self.forwards.get(id).map(|forward| forward.guest) else { return Turn::Done };
+                match shared.neighbours.station(cx.now, guest.ip()) {
+                    Some(station) => (guest, station),
+                    None => return self.receive_for_nobody(cx, shared, socket, guest),
+                }
+            }
+            _ => return Turn::Done,
+        };
+        let offloads = cx.link.offloads(station.port);
+        let mut arrival = Arrival { nat: self, owner, guest, station, offloads, mtu: usize::from(cx.link.mtu(station.port)) };
+        if offloads.uso { arrival.in_place(cx, shared, socket) } else { arrival.by_copy(cx, shared, socket) }
+    }
+
+    /// The guest of a forward is not known yet: it is asked for, and the datagram is lost, as it would be on any link.
+    fn receive_for_nobody(&mut self, cx: &mut Context<'_>, shared: &mut Shared, socket: SocketId, guest: SocketAddr) -> Turn {
+        shared.solicit(cx, guest.ip());
+        let mut byte = [0; 1];
+        match cx.host.receive_from(socket, &mut [ChunkMut::from(&mut byte[..])]) {
+            Ok(_) => {
+                shared.counters.drop_no_neighbour += 1;
+                Turn::More
+            }
+            Err(_) => Turn::Done,
+        }
+    }
+
+    /// How the guest of `owner` sees a sender; `None` if it may not see it at all.
+    fn admit(&mut self, cx: &Admission<'_>, shared: &mut Shared, owner: Owner, from: SocketAddr) -> Option<SocketAddr> {
+        let seen = match owner {
+            Owner::UdpMapping { id, generation } => {
+                let admitted =
+                    self.full_cone || self.mappings.get(id, generation).is_some_and(|mapping| mapping.has_sent_to(from.ip()));
+                let seen = shared.policy.as_seen_by_guest(from.ip()).filter(|ip| ip.is_ipv4() == cx.guest.is_ipv4());
+                seen.filter(|_| admitted).map(|ip| SocketAddr::new(ip, from.port()))
+            }
+            Owner::UdpForward { id } => self.forwards.admit(cx.now, shared, id, from),
+            _ => None,
+        };
+        if seen.is_none() {
+            shared.counters.drop_filtered += 1;
+        }
+        seen
+    }
+}
+
+/// What is known when a sender is looked at.
+struct Admission<'a> {
+    now: crate::time::Instant,
+    guest: &'a SocketAddr,
+}
+
+/// What receiving has come to.
+enum Turn {
+    More,
+    Done,
+    Blocked(PortId),
+}
+
+/// A socket whose datagrams go to a guest.
+struct Arrival<'a> {
+    nat: &'a mut Nat,
+    owner: Owner,
+    guest: SocketAddr,
+    station: Station,
+    offloads: Offloads,
+    mtu: usize,
+}
+
+impl Arrival<'_> {
+    /// Receives straight into the port's memory, behind the headers.
+    fn in_place(&mut self, cx: &mut Context<'_>, shared: &mut Shared, socket: SocketId) -> Turn {
+        let now = cx.now;
+        let (host, link) = (&mut *cx.host, &mut *cx.link);
+        let mut turn = Turn::More;
+        let mut bytes = 0;
+        let sent = link.send(self.station.port, MAX_FRAME, &mut |room| {
+            let headers = self.path(shared, self.guest.ip()).header_len() + UDP_HEADER_LEN;
+            let mut parts = [const { ChunkMut::empty() }; MAX_CHUNKS];
+            let count = room.parts(headers, MAX_FRAME - headers, &mut parts);
+            let received = match host.receive_from(socket, &mut parts[..count]) {
+                Ok(received) => received,
+                Err(error) => {
+                    turn = after_error(&error);
+                    return None;
+                }
+            };
+            let seen = self.nat.admit(&Admission { now, guest: &self.guest }, shared, self.owner, received.from)?;
+            if !self.fits(&received) {
+                shared.counters.drop_too_large += 1;
+                return None;
+            }
+            shared.counters.udp_datagrams_in += 1;
+            let path = self.path(shared, seen.ip());
+            let ports = (seen.port(), self.guest.port());
+            let filled = emit::finish_datagram(room, &path, ports, received.len, received.segment, &self.offloads);
+            bytes = filled.0;
+            Some(filled)
+        });
+        match sent {
+            Sent::Full => Turn::Blocked(self.station.port),
+            Sent::Declined => turn,
+            Sent::Yes => {
+                shared.counters.frames_out += 1;
+                shared.counters.bytes_out += bytes as u64;
+                Turn::More
+            }
+        }
+    }
+
+    /// Receives into a buffer and sends each datagram as a frame of its own: for ports without segmentation.
+    fn by_copy(&mut self, cx: &mut Context<'_>, shared: &mut Shared, socket: SocketId) -> Turn {
+        // A port without room for a full frame would lose what is received now.
+        let mut buffer = std::mem::take(&mut shared.scratch);
+        buffer.resize(MAX_FRAME, 0);
+        let turn = match cx.host.receive_from(socket, &mut [ChunkMut::from(&mut buffer[..])]) {
+            Err(error) => after_error(&error),
+            Ok(received) => {
+                let admission = Admission { now: cx.now, guest: &self.guest };
+                if let Some(seen) = self.nat.admit(&admission, shared, self.owner, received.from) {
+                    let size = received.segment.map_or(received.len.max(1), usize::from).max(1);
+                    let data = buffer.get(..received.len).unwrap_or_default();
+                    if data.is_empty() {
+                        self.send_one(cx, shared, seen, data);
+                    }
+                    for datagram in data.chunks(size) {
+                        self.send_one(cx, shared, seen, datagram);
+                    }
+                }
+                Turn::More
+            }
+        };
+        shared.scratch = buffer;
+        turn
+    }
+
+    fn send_one(&self, cx: &mut Context<'_>, shared: &mut Shared, seen: SocketAddr, data: &[u8]) {
+        if !self.fits(&Received { len: data.len(), from: seen, segment: None }) {
+            shared.counters.drop_too_large += 1;
+            return;
+        }
+        let path = self.path(shared, seen.ip());
+        if send_datagram(cx, shared, &path, (seen.port(), self.guest.port()), data) == Sent::Yes {
+            shared.counters.udp_datagrams_in += 1;
+        }
+    }
+
+    /// Whether each datagram fits a packet on the guest's link.
+    fn fits(&self, received: &Received) -> bool {
+        let largest = received.segment.map_or(received.len, usize::from).min(received.len);
+        let headers = if self.guest.is_ipv4() { 20 } else { 40 } + UDP_HEADER_LEN;
+        headers + largest <= self.mtu && headers + received.len <= MAX_FRAME - ETHERNET_HEADER
+    }
+
+    fn path(&self, shared: &Shared, seen: IpAddr) -> Path {
+        Path { station: self.station, router: shared.router_mac(seen), source: seen, destination: self.guest.ip() }
+    }
+}
+
+/// Errors that are pending on a socket are about the past; only `WouldBlock` means that nothing is there.
+fn after_error(error: &io::Error) -> Turn {
+    match error.kind() {
+        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused => Turn::More,
+        _ => Turn::Done,
+    }
+}
+
+/// Sends a datagram of our own to a guest.
+pub(crate) fn send_datagram(cx: &mut Context<'_>, shared: &mut Shared, path: &Path, ports: (u16, u16), data: &[u8]) -> Sent {
+    let start = path.header_len() + UDP_HEADER_LEN;
+    let port = path.station.port;
+    if start + data.len() - ETHERNET_HEADER > usize::from(cx.link.mtu(port)) {
+        shared.counters.drop_too_large += 1;
+        return Sent::Declined;
+    }
+    let offloads = cx.link.offloads(port);
+    let sent = emit::send(cx, shared, port, start + data.len(), &mut |room| {
+        room.copy_from(start, data);
+        Some(emit::finish_datagram(room, path, ports, data.len(), None, &offloads))
+    });
+    if sent == Sent::Full {
+        shared.counters.drop_port_full += 1;
+    }
+    sent
+}
+
+/// Hands a guest's datagram to a socket. Returns what the guest is to be told if there is no way.
+fn deliver(
+    cx: &mut Context<'_>,
+    shared: &mut Shared,
+    socket: SocketId,
+    to: SocketAddr,
+    datagram: &Datagram,
+    frame: &Frame<'_>,
+) -> Option<Unreachable> {
+    let mut parts = [Chunk::empty(); MAX_CHUNKS];
+    let count = frame.parts(datagram.payload_offset, datagram.payload_len, &mut parts);
+    if parts[..count].iter().map(Chunk::len).sum::<usize>() != datagram.payload_len {
+        shared.counters.drop_malformed += 1;
+        return None;
+    }
+    for _ in 0..2 {
+        match cx.host.send_to(socket, to, &parts[..count], datagram.segment) {
+            Ok(()) => {
+                shared.counters.udp_datagrams_out += 1;
+                return None;
+            }
+            // The error is about an earlier datagram; this one was not sent.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                shared.counters.drop_host_send += 1;
+                return match error.raw_os_error() {
+                    Some(libc::ENETUNREACH | libc::ENETDOWN) => Some(Unreachable::Network),
+                    Some(libc::EHOSTUNREACH) => Some(Unreachable::Host),
+                    Some(libc::EACCES | libc::EPERM) => Some(Unreachable::Prohibited),
+                    _ => None,
+                };
+            }
+        }
+    }
+    shared.counters.drop_host_send += 1;
+    None
+}
+
+fn payload(datagram: &Datagram, frame: &Frame<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; datagram.payload_len];
+    let len = frame.copy_to(datagram.payload_offset, &mut bytes);
+    bytes.truncate(len);
+    bytes
+}
+
+fn quote(guest: SocketAddr, remote: SocketAddr, datagram: &Datagram) -> Quote {
+    let mut transport = [0; 8];
+    transport[..2].copy_from_slice(&guest.port().to_be_bytes());
+    transport[2..4].copy_from_slice(&remote.port().to_be_bytes());
+    let len = u16::try_from(UDP_HEADER_LEN + datagram.payload_len).unwrap_or(u16::MAX);
+    transport[4..6].copy_from_slice(&len.to_be_bytes());
+    Quote { guest: guest.ip(), remote: remote.ip(), protocol: IpProtocol::Udp, transport }
+}

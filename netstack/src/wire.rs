@@ -1,0 +1,4 @@
+//! Views and builders that etherparse and smoltcp do not have, and nothing that they do have.
+
+pub mod checksum;
+pub(crate) mod router_advertisement;
