@@ -67,16 +67,21 @@ fn one_socket_of_the_guest_is_one_address_for_everyone() {
     assert_eq!(seen.len(), 1, "RFC 4787 section 4.1: endpoint-independent mapping: {seen:?}");
 }
 
-#[test]
-fn a_stranger_does_not_reach_the_guest() {
-    // Another address of this machine, of the network if it has one: the guest's kernel by itself drops what comes from a loopback address.
+/// A server that lets a stranger, at another address of this machine, send to the guest's mapping before it answers itself.
+fn preceded_by_a_stranger() -> SocketAddr {
+    // The machine's address in its network, if it has one: what comes from a loopback address, the guest's kernel drops by itself.
     let towards_others = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let ours = towards_others.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| towards_others.local_addr());
     let ours = ours.map_or_else(|_| Ipv4Addr::new(127, 0, 0, 99).into(), |address| address.ip());
     let stranger = UdpSocket::bind((ours, 0)).unwrap();
-    let server = mirror(move |mapping| {
+    mirror(move |mapping| {
         stranger.send_to(b"let me in", mapping).unwrap();
-    });
+    })
+}
+
+#[test]
+fn a_stranger_does_not_reach_the_guest() {
+    let server = preceded_by_a_stranger();
     let mut guest = Guest::new();
     // The stranger's datagram was sent first; only that of the server is received.
     let told = guest.succeed(&format!("e2e-guest ask {}", seen_by_guests(server)));

@@ -126,6 +126,15 @@ fn a_restricted_guest_reaches_nobody() {
 }
 
 #[test]
+fn the_loopback_of_the_host_can_be_closed_to_guests() {
+    let echo = Echo::at(LOOPBACK);
+    let mut guest = Options::default().user("host-loopback=off").shell();
+    let told = guest.run(&format!("e2e-guest connect {}", seen_by_guests(echo.address)));
+    assert_ne!(told.status, 0, "{told}");
+    guest.succeed("ping -n -c 1 -W 5 10.0.2.2");
+}
+
+#[test]
 fn connections_beyond_the_limit_of_descriptors_are_refused_until_others_end() {
     let echo = Echo::at(LOOPBACK);
     let address = seen_by_guests(echo.address);
