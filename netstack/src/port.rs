@@ -98,8 +98,16 @@ pub trait Egress: fmt::Debug + Send {
     /// As [`Ingress::receive`].
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Waits until [`Egress::send`] may have room again. Asked only after [`Sent::Full`].
+    /// Waits until [`Egress::send`] may have room again, and meanwhile drives out what [`Egress::flush`] had to leave. Asked after
+    /// [`Sent::Full`], and while the port is not [flushed](Egress::is_flushed): whoever waits for neither may leave frames behind that
+    /// nothing else would move.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether all frames up to the last flush have left this process's hands. If not, [`Egress::poll_writable`] is ready only once they
+    /// have.
+    fn is_flushed(&self) -> bool {
+        true
+    }
 
     /// How many frames to the guest were thrown away so far because its side refused them, as an interface does that is down.
     fn dropped(&self) -> u64 {

@@ -311,6 +311,10 @@ impl Egress for TapEgress {
         }
     }
 
+    fn is_flushed(&self) -> bool {
+        self.pending == 0
+    }
+
     fn dropped(&self) -> u64 {
         self.dropped
     }

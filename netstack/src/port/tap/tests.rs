@@ -117,6 +117,7 @@ async fn a_device_without_room_makes_the_port_full_and_loses_nothing() {
     assert_eq!(full, Sent::Full);
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(egress.poll_writable(&mut cx).is_pending());
+    assert!(!egress.is_flushed());
 
     let mut seen = 0_u32;
     let mut take = |device: &OwnedFd| {
@@ -130,6 +131,7 @@ async fn a_device_without_room_makes_the_port_full_and_loses_nothing() {
     take(&device);
     poll_fn(|cx| egress.poll_writable(cx)).await;
     assert_eq!(take(&device), sent, "the frame that had to wait was written without another one to push it");
+    assert!(egress.is_flushed());
     assert_eq!(send(&mut egress, &sent.to_be_bytes(), FrameMeta::default()), Sent::Yes);
 }
 
