@@ -317,13 +317,11 @@ fn a_guest_that_does_not_read_stops_the_server_and_not_the_stack() {
 #[test]
 fn super_frames_go_to_a_port_that_takes_them_and_only_there() {
     for server in SERVERS {
-        let other_family = if server.is_ipv4() {
-            Offloads { tso4: false, ..Offloads::ALL }
-        } else {
-            Offloads { tso6: false, ..Offloads::ALL }
-        };
+        let other_family =
+            if server.is_ipv4() { Offloads { tso4: false, ..Offloads::ALL } } else { Offloads { tso6: false, ..Offloads::ALL } };
         let checksum_only = Offloads { checksum: true, ..Offloads::NONE };
-        for (offloads, expected) in [(Offloads::ALL, true), (Offloads::NONE, false), (checksum_only, false), (other_family, false)] {
+        for (offloads, expected) in [(Offloads::ALL, true), (Offloads::NONE, false), (checksum_only, false), (other_family, false)]
+        {
             let mut world = World::new(Setup { offloads, ..Setup::default() });
             world.host.serve(server, Server::new(Program::Source(1_000_000)));
             let flow = world.guest().connect(server);

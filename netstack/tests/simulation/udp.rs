@@ -24,7 +24,11 @@ fn send(world: &mut World, port: u16, to: SocketAddr, payload: &[u8]) {
 
 /// The datagrams that have arrived.
 fn take(world: &mut World) -> Vec<Datagram> {
-    world.take().into_iter().filter_map(|parsed| if let Body::Udp(datagram) = parsed.body { Some(datagram) } else { None }).collect()
+    world
+        .take()
+        .into_iter()
+        .filter_map(|parsed| if let Body::Udp(datagram) = parsed.body { Some(datagram) } else { None })
+        .collect()
 }
 
 /// The address by which the host's side knows the mapping that was used last.
@@ -106,7 +110,8 @@ fn a_full_cone_lets_everybody_write() {
 #[test]
 fn a_mapping_lives_as_long_as_the_guest_uses_it() {
     for (server, _) in families() {
-        let config = Config { timeouts: Timeouts { udp_idle: Duration::from_secs(300), ..Timeouts::default() }, ..Config::default() };
+        let config =
+            Config { timeouts: Timeouts { udp_idle: Duration::from_secs(300), ..Timeouts::default() }, ..Config::default() };
         let mut world = World::by_hand_with(config);
         send(&mut world, PORT, server, b"1");
         let first = mapped(&world);

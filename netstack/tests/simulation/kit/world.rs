@@ -198,7 +198,10 @@ impl World {
 
     /// The TCP segments that the station has received since it took anything last; what else came is dropped.
     pub(crate) fn take_segments(&mut self) -> Vec<Segment> {
-        self.take().into_iter().filter_map(|parsed| if let Body::Tcp(segment) = parsed.body { Some(segment) } else { None }).collect()
+        self.take()
+            .into_iter()
+            .filter_map(|parsed| if let Body::Tcp(segment) = parsed.body { Some(segment) } else { None })
+            .collect()
     }
 
     /// Likewise for ICMP, without neighbour discovery.
@@ -287,7 +290,9 @@ impl World {
             busy = true;
             self.stack.host_event(context!(self), event);
         }
-        while let Some(((at, number), _)) = self.in_flight.first_key_value().map(|(key, _)| (*key, ())).filter(|((at, _), ())| *at <= self.now) {
+        while let Some(((at, number), _)) =
+            self.in_flight.first_key_value().map(|(key, _)| (*key, ())).filter(|((at, _), ())| *at <= self.now)
+        {
             busy = true;
             if let Some(flight) = self.in_flight.remove(&(at, number)) {
                 self.land(flight);
@@ -396,13 +401,15 @@ impl World {
         if self.answers_neighbours {
             match &parsed.body {
                 Body::Arp(arp) if arp.operation == 1 && arp.target == me.v4 => {
-                    let reply = Arp { operation: 2, sender_mac: me.mac, sender: me.v4, target_mac: arp.sender_mac, target: arp.sender };
+                    let reply =
+                        Arp { operation: 2, sender_mac: me.mac, sender: me.v4, target_mac: arp.sender_mac, target: arp.sender };
                     let frame = wire::ethernet(me.mac, arp.sender_mac, wire::ETHERTYPE_ARP, &reply.bytes());
                     self.input(PORT, &frame, FrameMeta::default());
                 }
                 Body::Icmp(Icmp { kind: 135, source, payload, .. }) if payload.get(..16) == Some(&me.v6.octets()) => {
                     let payload = [&me.v6.octets()[..], &[2, 1], &me.mac.0].concat();
-                    let answer = Icmp { source: me.v6.into(), destination: *source, kind: 136, code: 0, rest: [0x60, 0, 0, 0], payload };
+                    let answer =
+                        Icmp { source: me.v6.into(), destination: *source, kind: 136, code: 0, rest: [0x60, 0, 0, 0], payload };
                     let frame = wire::ip_frame(me.mac, parsed.source, &answer.packet());
                     self.input(PORT, &frame, FrameMeta::default());
                 }
