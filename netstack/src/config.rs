@@ -5,6 +5,7 @@
 
 pub mod qemu;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -173,6 +174,15 @@ pub enum Protocol {
     Tcp,
     /// UDP (RFC 768).
     Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
 }
 
 /// A port, or a range of ports, of the host that leads to a guest.

@@ -9,6 +9,7 @@
 mod handle;
 mod services;
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ use tokio::time::{Instant as TokioInstant, Sleep};
 use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
-use crate::config::{Config, HostForward, Protocol};
+use crate::config::{Config, Protocol};
 use crate::gateway::dns;
 use crate::host::kernel::KernelHost;
 use crate::host::{Event, Host};
@@ -51,7 +52,7 @@ pub enum EngineError {
     #[error("cannot forward {protocol} {address}: {}", why_not_bound(address, source))]
     Forward {
         /// The protocol.
-        protocol: &'static str,
+        protocol: Protocol,
         /// The address that was to be bound.
         address: SocketAddr,
         /// What the kernel said.
@@ -77,13 +78,21 @@ fn why_not_bound(address: &SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// A forward that is in place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A port of the host that leads to a guest, in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoundForward {
-    /// The rule that it comes from.
-    pub rule: HostForward,
-    /// The addresses really bound, one for each port of the range.
-    pub bound: Vec<SocketAddr>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The host's address, as it was really bound.
+    pub address: SocketAddr,
+    /// The guest's address.
+    pub guest: SocketAddr,
+}
+
+impl fmt::Display for BoundForward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} to {}", self.protocol, self.address, self.guest)
+    }
 }
 
 /// A user-mode network: a stack, the host's sockets, the services, and the ports to the guests.
@@ -137,19 +146,7 @@ impl Engine {
         let mut host = KernelHost::new(connector).map_err(EngineError::Host)?;
         let host_events = host.watch().map_err(EngineError::Host)?;
         let mut stack = Stack::new(config, seed);
-        let forwards = config
-            .host_forwards
-            .iter()
-            .map(|rule| {
-                let default = config.ipv4.as_ref().map(|ipv4| IpAddr::V4(ipv4.dhcp_start));
-                let guest = rule.guest.or(default).ok_or(EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
-                let protocol = if rule.protocol == Protocol::Tcp { "TCP" } else { "UDP" };
-                let bound = stack
-                    .forward(&mut host, rule, guest)
-                    .map_err(|(address, source)| EngineError::Forward { protocol, address, source })?;
-                Ok(BoundForward { rule: rule.clone(), bound })
-            })
-            .collect::<Result<_, EngineError>>()?;
+        let forwards = bind_forwards(config, &mut stack, &mut host)?;
         let (sender, commands) = mpsc::channel(COMMANDS);
         Ok(Self {
             stack,
@@ -362,6 +359,24 @@ impl Engine {
     fn now(&self) -> Instant {
         Instant::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
+}
+
+fn bind_forwards(config: &Config, stack: &mut Stack, host: &mut KernelHost) -> Result<Vec<BoundForward>, EngineError> {
+    let default = config.ipv4.as_ref().map(|ipv4| IpAddr::V4(ipv4.dhcp_start));
+    let mut forwards = Vec::new();
+    for rule in &config.host_forwards {
+        let ip = rule.guest.or(default).ok_or(EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
+        for n in 0..rule.count {
+            let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
+            let guest = SocketAddr::new(ip, rule.guest_port.saturating_add(n));
+            let protocol = rule.protocol;
+            let address = stack
+                .forward(host, protocol, address, guest)
+                .map_err(|source| EngineError::Forward { protocol, address, source })?;
+            forwards.push(BoundForward { protocol, address, guest });
+        }
+    }
+    Ok(forwards)
 }
 
 fn fill_random(buffer: &mut [u8]) -> io::Result<()> {

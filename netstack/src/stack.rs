@@ -50,7 +50,7 @@ use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
 use crate::addr::MacAddr;
-use crate::config::{Config, HostForward, Ipv6Config, Protocol};
+use crate::config::{Config, Ipv6Config, Protocol};
 use crate::frame::Frame;
 use crate::host::{Event, Host};
 use crate::port::PortId;
@@ -308,28 +308,16 @@ impl Stack {
         self.shared.policy.is_virtual_host_mac(mac)
     }
 
-    /// Starts to forward `rule.count` ports to a guest. Returns the addresses really bound.
+    /// Starts to forward a port of the host to a guest. Port 0 means any free one. Returns the address really bound.
     ///
     /// # Errors
     ///
-    /// The address and the reason for the first one that cannot be bound. Those before it stay.
-    pub fn forward(
-        &mut self,
-        host: &mut dyn Host,
-        rule: &HostForward,
-        guest: IpAddr,
-    ) -> Result<Vec<SocketAddr>, (SocketAddr, io::Error)> {
-        (0..rule.count)
-            .map(|n| {
-                let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
-                let guest = SocketAddr::new(guest, rule.guest_port.saturating_add(n));
-                let bound = match rule.protocol {
-                    Protocol::Tcp => self.tcp.add_listener(|owner| host.listen(address, owner.token()), guest),
-                    Protocol::Udp => self.udp.add_forward(|owner| host.bind_datagram(address, owner.token()), guest),
-                };
-                bound.map_err(|error| (address, error))
-            })
-            .collect()
+    /// When the address cannot be bound.
+    pub fn forward(&mut self, host: &mut dyn Host, protocol: Protocol, address: SocketAddr, guest: SocketAddr) -> io::Result<SocketAddr> {
+        match protocol {
+            Protocol::Tcp => self.tcp.add_listener(|owner| host.listen(address, owner.token()), guest),
+            Protocol::Udp => self.udp.add_forward(|owner| host.bind_datagram(address, owner.token()), guest),
+        }
     }
 
     /// Sends the answer to a DNS question.

@@ -9,6 +9,8 @@
 //! - Memory is bounded by the size of the pool, whatever guests send. A guest that invents clients can use the pool up, no more.
 //! - A client gets its old address back for as long as nobody else needed it.
 
+#![forbid(unsafe_code)]
+
 mod leases;
 mod reply;
 mod request;
@@ -162,7 +164,7 @@ impl DhcpServer {
     }
 
     /// The lease, in force at `now`, of the client that goes by `hostname` (in lower case). Where several claim it, the one that has
-    /// held its lease the longest is meant, so that a newcomer cannot take a name away.
+    /// held its lease the longest is meant, so that a newcomer cannot take a name away. Looks at every lease there is.
     pub fn lease_named(&self, hostname: &str, now: Instant) -> Option<&Lease> {
         self.leases
             .iter()

@@ -15,7 +15,7 @@ mod device;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -87,6 +87,13 @@ impl Tap {
         let fd = unsafe { AsyncFd::register(self.fd) }.map_err(|error| error.into_parts().1)?;
         let fd = Arc::new(fd);
         Ok((TapIngress::new(Arc::clone(&fd)), TapEgress::new(fd, self.mtu, self.offloads)))
+    }
+}
+
+impl AsFd for Tap {
+    /// To hand the device to another process, which takes it over by [`Tap::from_fd`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

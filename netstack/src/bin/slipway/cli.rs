@@ -35,9 +35,9 @@ Examples:
   slipway demo                              prove on this machine that it works
   slipway shell                             a shell with a network of its own
   slipway shell -- curl http://10.0.2.2/    one command; 10.0.2.2 is this machine
+  slipway netns --configure $PID            a network for a namespace that exists
   slipway serve --port stream:unix:/tmp/net.sock
-                                            then: qemu-system-x86_64 -netdev stream,id=n,addr.type=unix,addr.path=/tmp/net.sock \\
-                                                  -device virtio-net-pci,netdev=n ...
+                                            a network for QEMU; `slipway serve --help` tells its options
 
 Exit codes: 0 for success, 2 for a wrong command line or configuration, 1 for every other failure. `shell` exits with what its command \
 exits with.";
@@ -72,8 +72,8 @@ pub(crate) enum Command {
 }
 
 const SHELL_HELP: &str = "\
-The command runs as root of a new user namespace, which is you to everybody else, in new network and mount namespaces. Its interface has
-the first address that DHCP would lease, and its /etc/resolv.conf names the DNS server of the network. When the command ends, so does the
+The command runs as root of a new user namespace, which is you to everybody else, in new network and mount namespaces. Its interface has \
+the first address that DHCP would lease, and its /etc/resolv.conf names the DNS server of the network. When the command ends, so does the \
 network. Needs read and write access to /dev/net/tun.
 
 Examples:
@@ -83,8 +83,8 @@ Examples:
   slipway shell --mtu 65520 -- iperf3 -c 10.0.2.2";
 
 const NETNS_HELP: &str = "\
-The namespace is that of a process, or a file such as `ip netns` makes. A user namespace that owns it is entered too, so this works for
-the namespaces of your own `unshare -rn`. It ends with the process or the file, when the interface is removed, and on SIGTERM.
+The namespace is that of a process, or a file such as `ip netns` makes. The user namespace of a process is entered too, so this works for \
+your own `unshare -rn`. The network ends with the process or the file, when the interface is removed, and on SIGTERM.
 
 Examples:
   slipway netns --configure $PID
@@ -92,17 +92,18 @@ Examples:
   slipway netns --configure --ready-fd 3 $PID 3>ready        writes `1` when the network is there";
 
 const SERVE_HELP: &str = "\
-Every connection is one guest; all of them are on the same network and reach each other. Frames are as QEMU's `-netdev stream` sends
+Every connection is one guest; all of them are on the same network and reach each other. Frames are as QEMU's `-netdev stream` sends \
 them: the length in 4 bytes, most significant first, then the frame.
 
 Examples:
   slipway serve --port stream:unix:/tmp/net.sock
-  qemu-system-x86_64 ... -netdev stream,id=n,server=off,addr.type=unix,addr.path=/tmp/net.sock -device virtio-net-pci,netdev=n
-  slipway serve --user hostfwd=tcp:127.0.0.1:2222-:22 --port stream:tcp:127.0.0.1:5000 --port stream:unix:/tmp/net.sock";
+  qemu-system-x86_64 -netdev stream,id=n,server=off,addr.type=unix,addr.path=/tmp/net.sock \\
+                     -device virtio-net-pci,netdev=n ...
+  slipway serve --user hostfwd=tcp:127.0.0.1:2222-:22 --port stream:tcp:127.0.0.1:5000";
 
 const DEMO_HELP: &str = "\
-Starts servers on this machine's loopback address and a guest in a new network namespace, and lets the guest use them through the
-engine. Needs no root and no internet, only /dev/net/tun and user namespaces. Exits with 0 if every step passed.
+Starts servers on this machine's loopback address and a guest in a new network namespace, and lets the guest use them through the \
+engine. Needs no root and no internet, only /dev/net/tun and user namespaces. Exits with 0 if no step failed.
 
 Examples:
   slipway demo

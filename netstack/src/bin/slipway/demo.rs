@@ -72,7 +72,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<u8, Failure> {
         return child.wait().or_fail(|| "cannot wait for the guest");
     };
     servers.start();
-    let report = engine::with_engine(config, async |handle| watch(&child, handle, tap, plan.size).await)?;
+    let report = engine::with_engine(&config, async |handle| watch(&child, handle, tap, plan.size).await)?;
     report.print(args.json)?;
     Ok(u8::from(!report.passed()))
 }
@@ -97,8 +97,8 @@ fn inside(link: &Link, parent: rustix::process::Pid, plan: &Plan) -> Result<(), 
 
 /// Follows the guest to its end.
 async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Report, Failure> {
-    let attachment = handle.attach(Box::new(tap)).await.map_err(|err| engine::failure("cannot attach the tap", &err))?;
-    let forwards = handle.host_forwards().await;
+    let attachment = handle.attach(Box::new(tap)).await.or_fail(|| "cannot attach the tap")?;
+    let forwards = handle.host_forwards().await.or_fail(|| "cannot learn the forwarded ports")?;
     let mut messages = read_all(child.link.try_clone().or_fail(|| "cannot listen to the guest")?);
     // A guest that has gone is seen below.
     let _ = child.link.send(b"go", None);
@@ -128,13 +128,15 @@ async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Rep
                 report.steps.push(step);
             }
             Message::Serving => {
-                for forward in &forwards {
-                    let (name, check): (_, fn(SocketAddr) -> io::Result<String>) = match forward.protocol {
+                for (protocol, address) in
+                    forwards.iter().flat_map(|forward| forward.bound.iter().map(|bound| (forward.rule.protocol, *bound)))
+                {
+                    let (name, check): (_, fn(SocketAddr) -> io::Result<String>) = match protocol {
                         Protocol::Tcp => ("TCP from the host to the guest", tcp_to_guest),
                         Protocol::Udp => ("UDP from the host to the guest", udp_to_guest),
                     };
                     progress.begin(name.to_owned());
-                    report.steps.push(from_host(name, forward.address, check).await);
+                    report.steps.push(from_host(name, address, check).await);
                     progress.end();
                 }
                 let _ = child.link.send(b"done", None);

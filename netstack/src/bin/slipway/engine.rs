@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use netstack::config::Config;
-use netstack::engine::{Engine, EngineError, Handle};
+use netstack::engine::{Engine, Handle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -18,23 +18,18 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// When the engine cannot start, or stops by itself; or what the story returns.
-pub(crate) fn with_engine<T>(config: Config, story: impl AsyncFnOnce(Handle) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) fn with_engine<T>(config: &Config, story: impl AsyncFnOnce(Handle) -> Result<T, Failure>) -> Result<T, Failure> {
     runtime()?.block_on(async {
-        let engine = Engine::new(config).map_err(|err| failure("cannot start the network", &err))?;
+        let engine = Engine::new(config).map_err(|err| Failure::new("cannot start the network").because_of(&err))?;
         let handle = engine.handle();
         let mut running = pin!(engine.run());
         let told = tokio::select! {
             told = story(handle.clone()) => told,
-            ended = &mut running => return Err(match ended {
-                Ok(()) => Failure::new("the network has stopped by itself"),
-                Err(err) => failure("the network has failed", &err),
-            }),
+            () = &mut running => return Err(Failure::new("the network has stopped by itself")),
         };
         handle.shutdown();
-        match tokio::time::timeout(FAREWELL, running).await {
-            Ok(Err(err)) => tracing::warn!(%err, "the network did not stop cleanly"),
-            Err(_) => tracing::debug!("connections were cut off at the end"),
-            Ok(Ok(())) => {}
+        if tokio::time::timeout(FAREWELL, running).await.is_err() {
+            tracing::debug!("connections were cut off at the end");
         }
         told
     })
@@ -43,11 +38,6 @@ pub(crate) fn with_engine<T>(config: Config, story: impl AsyncFnOnce(Handle) -> 
 /// A runtime on this thread alone.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Builder::new_current_thread().enable_all().build().or_fail(|| "cannot start the event loop")
-}
-
-/// What an engine reports, as a failure.
-pub(crate) fn failure(what: &str, err: &EngineError) -> Failure {
-    Failure::new(what).because_of(err)
 }
 
 /// The signals that ask a service to end.

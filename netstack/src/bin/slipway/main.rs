@@ -20,7 +20,7 @@ mod serve;
 mod shell;
 mod tap;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -50,5 +50,13 @@ fn log(cli: &Cli) {
         _ => "warn",
     };
     let filter = cli.log.as_deref().and_then(|filter| filter.parse().ok()).unwrap_or_else(|| EnvFilter::new(usual));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().compact().init();
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .without_time()
+        .compact()
+        .init();
 }

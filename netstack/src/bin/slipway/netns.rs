@@ -58,7 +58,7 @@ pub(crate) fn run(args: &NetnsArgs) -> Result<u8, Failure> {
         reserve_first_address(&mut config, mac);
     }
     let watch = Watch { pid: args.pid(), target, exit };
-    engine::with_engine(config, async |handle| serve(handle, tap, ready, watch).await)?;
+    engine::with_engine(&config, async |handle| serve(handle, tap, ready, watch).await)?;
     Ok(0)
 }
 
@@ -73,7 +73,7 @@ struct Watch {
 async fn serve(handle: Handle, tap: Tap, ready: Option<OwnedFd>, watch: Watch) -> Result<(), Failure> {
     let mut termination = Termination::catch()?;
     let Watch { pid, target, exit } = watch;
-    let attachment = handle.attach(Box::new(tap)).await.map_err(|err| engine::failure("cannot attach the tap", &err))?;
+    let attachment = handle.attach(Box::new(tap)).await.or_fail(|| "cannot attach the tap")?;
     if let Some(ready) = ready {
         File::from(ready).write_all(b"1").or_fail(|| "cannot write to --ready-fd")?;
     }

@@ -5,29 +5,31 @@ use std::time::Duration;
 
 use netstack::engine::Handle;
 use netstack::port::Port;
-use netstack::port::stream::{StreamListener, StreamPort};
+use netstack::port::stream::{ListenError, StreamListener, StreamPort};
 use tokio::task::JoinSet;
 
 use crate::cli::{PortSpec, ServeArgs};
 use crate::engine::{self, Termination};
-use crate::failure::Failure;
+use crate::failure::{Failure, OrFail};
 
 /// How long to wait after a guest could not be accepted: nearly always because descriptors are used up, which others have to end.
 const RESPITE: Duration = Duration::from_millis(200);
 
 /// Serves until told to end.
 pub(crate) fn run(args: &ServeArgs) -> Result<u8, Failure> {
-    engine::with_engine(args.network.config()?, async |handle| serve(handle, &args.ports).await)?;
+    let config = args.network.config()?;
+    engine::with_engine(&config, async |handle| serve(handle, &args.ports, config.mtu).await)?;
     Ok(0)
 }
 
-async fn serve(handle: Handle, ports: &[PortSpec]) -> Result<(), Failure> {
+async fn serve(handle: Handle, ports: &[PortSpec], mtu: u16) -> Result<(), Failure> {
     let mut termination = Termination::catch()?;
     let mut tasks = JoinSet::new();
     for port in ports {
         let listener = listen(port)?;
-        tracing::info!(port = port.text, "listening");
-        tasks.spawn(accept_all(handle.clone(), listener));
+        let address = listener.local_address().or_fail(|| format!("cannot tell where {} listens", port.text))?;
+        tracing::info!(port = %format_args!("stream:{address}"), "listening");
+        tasks.spawn(accept_all(handle.clone(), listener, mtu));
     }
     tell_forwards(&handle).await;
     tokio::select! {
@@ -40,15 +42,14 @@ async fn serve(handle: Handle, ports: &[PortSpec]) -> Result<(), Failure> {
 
 fn listen(port: &PortSpec) -> Result<StreamListener, Failure> {
     StreamListener::bind(&port.address).map_err(|err| {
-        let failure = Failure::new(format!("cannot listen on {}", port.text)).because(&err);
-        match err.kind() {
-            io::ErrorKind::AddrInUse => {
-                failure.advice("Another program listens there, perhaps another slipway; end it or choose another address.")
-            }
+        let failure = Failure::new(format!("cannot open the port {}", port.text)).because_of(&err);
+        let ListenError::Listen { source, .. } = err else { return failure };
+        match source.kind() {
             io::ErrorKind::PermissionDenied => {
                 failure.advice("Choose a path in a directory that you may write to, or a port above 1023.")
             }
             io::ErrorKind::NotFound => failure.advice("Make the directory of the socket first."),
+            io::ErrorKind::AddrNotAvailable => failure.advice("Choose an address of this machine."),
             _ => failure,
         }
     })
@@ -56,16 +57,18 @@ fn listen(port: &PortSpec) -> Result<StreamListener, Failure> {
 
 /// With port 0 only this tells which port it has become.
 async fn tell_forwards(handle: &Handle) {
-    for forward in handle.host_forwards().await {
-        tracing::info!(%forward, "forwarding");
+    for forward in handle.host_forwards().await.unwrap_or_default() {
+        for (host, guest_port) in forward.bound.iter().zip(forward.rule.guest_port..) {
+            tracing::info!(protocol = ?forward.rule.protocol, %host, guest_port, "forwarding");
+        }
     }
 }
 
-async fn accept_all(handle: Handle, mut listener: StreamListener) {
+async fn accept_all(handle: Handle, listener: StreamListener, mtu: u16) {
     let mut guests = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(mtu) => match accepted {
                 Ok(port) => { guests.spawn(guest(handle.clone(), port)); }
                 Err(err) => {
                     tracing::warn!(%err, "cannot accept a guest");

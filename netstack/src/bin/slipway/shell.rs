@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ShellArgs, limits: Inherited) -> Result<u8, Failure> {
         return child.wait().or_fail(|| "cannot wait for the child process");
     };
     reserve_first_address(&mut config, mac);
-    engine::with_engine(config, async |handle| outside(&child, handle, tap).await)
+    engine::with_engine(&config, async |handle| outside(&child, handle, tap).await)
 }
 
 /// The command has the first address without having asked DHCP for it, so nobody else may get it, and a DHCP client inside must.
@@ -101,7 +101,7 @@ async fn outside(child: &Child, handle: Handle, tap: Tap) -> Result<u8, Failure>
     let _ignored = [catch(SignalKind::interrupt())?, catch(SignalKind::quit())?];
     let (mut terminate, mut hangup) = (catch(SignalKind::terminate())?, catch(SignalKind::hangup())?);
 
-    let attachment = handle.attach(Box::new(tap)).await.map_err(|err| engine::failure("cannot attach the tap", &err))?;
+    let attachment = handle.attach(Box::new(tap)).await.or_fail(|| "cannot attach the tap")?;
     let mut closed = attachment.closed;
     // A child that has died in the meantime is seen below.
     let _ = child.link.send(b"go", None);

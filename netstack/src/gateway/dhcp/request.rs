@@ -144,7 +144,7 @@ impl Request {
                 self.http_boot = data.starts_with(b"HTTPClient");
                 self.firmware = self.http_boot || data.starts_with(b"PXEClient");
             }
-            OptionCode::Hostname => self.hostname = host_label(data).or(self.hostname.take()),
+            OptionCode::Hostname => self.hostname = host_label(data).or_else(|| self.hostname.take()),
             OptionCode::ClientFQDN => self.hostname = self.hostname.take().or_else(|| host_label(fqdn_text(data)?)),
             OptionCode::RelayAgentInformation => self.relay_information = Some(data.to_vec()),
             _ => {}

@@ -27,6 +27,8 @@ pub(super) struct Cache {
     /// Entries by when they were last used, oldest first. `ticket` counts uses.
     used: BTreeMap<u64, Key>,
     ticket: u64,
+    /// How many times everything was forgotten.
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,7 @@ struct Entry {
 impl Cache {
     /// An empty cache for `capacity` answers; with 0 nothing is ever kept.
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, entries: HashMap::new(), used: BTreeMap::new(), ticket: 0 }
+        Self { capacity, entries: HashMap::new(), used: BTreeMap::new(), ticket: 0, generation: 0 }
     }
 
     /// The answer to `key`, its TTLs counted down to `now`.
@@ -86,6 +88,12 @@ impl Cache {
     pub(super) fn clear(&mut self) {
         self.entries.clear();
         self.used.clear();
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Changes with every [`Cache::clear`], so that an answer to a question from before can be told.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     fn remove(&mut self, key: &Key) {
@@ -123,7 +131,6 @@ fn lifetime(message: &Message) -> u32 {
     minimum.map_or(0, |minimum| minimum.min(shortest).min(NEGATIVE_TTL_MAX))
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -153,7 +160,11 @@ mod tests {
     }
 
     fn soa(ttl: u32, minimum: u32) -> Record {
-        Record::from_rdata(name("example."), ttl, RData::SOA(SOA::new(name("ns.example."), name("root.example."), 1, 2, 3, 4, minimum)))
+        Record::from_rdata(
+            name("example."),
+            ttl,
+            RData::SOA(SOA::new(name("ns.example."), name("root.example."), 1, 2, 3, 4, minimum)),
+        )
     }
 
     fn after(start: Instant, seconds: u64) -> Instant {

@@ -92,7 +92,7 @@ impl Forwarder {
     }
 
     async fn resolve(&self, question: &Question) -> Option<Message> {
-        let (hosts, upstream) = self.sources().await;
+        let Now { hosts, upstream, generation } = self.now().await;
         if let Some(answer) = self.local.answer(&hosts, &question.query) {
             count(&self.counters.local);
             return Some(answer);
@@ -107,15 +107,20 @@ impl Forwarder {
         if joined {
             count(&self.counters.joined);
         }
-        let answer = seat.flight.get_or_init(|| self.ask(key, question, &upstream)).await;
+        let answer = seat.flight.get_or_init(|| self.ask(key, question, &upstream, generation)).await;
         answer.as_deref().cloned()
     }
 
-    async fn ask(&self, key: Key, question: &Question, upstream: &Upstream) -> Option<Arc<Message>> {
+    async fn ask(&self, key: Key, question: &Question, upstream: &Upstream, generation: u64) -> Option<Arc<Message>> {
         count(&self.counters.forwarded);
         match upstream.ask(&question.to_upstream()).await {
             Ok(answer) => {
-                lock(&self.cache).put(key, &answer, Instant::now());
+                let mut cache = lock(&self.cache);
+                // If the servers have changed meanwhile, this is an answer from yesterday.
+                if cache.generation() == generation {
+                    cache.put(key, &answer, Instant::now());
+                }
+                drop(cache);
                 Some(Arc::new(answer))
             }
             Err(error) => {
@@ -127,7 +132,7 @@ impl Forwarder {
     }
 
     /// What the files say now.
-    async fn sources(&self) -> (Arc<Hosts>, Arc<Upstream>) {
+    async fn now(&self) -> Now {
         let mut sources = self.sources.lock().await;
         if sources.checked.elapsed() >= self.check_interval {
             if sources.refresh().await {
@@ -137,8 +142,20 @@ impl Forwarder {
             }
             sources.checked = Instant::now();
         }
-        (Arc::clone(sources.hosts.value()), Arc::clone(&sources.upstream))
+        Now {
+            hosts: Arc::clone(sources.hosts.value()),
+            upstream: Arc::clone(&sources.upstream),
+            generation: lock(&self.cache).generation(),
+        }
     }
+}
+
+/// What the files said when a question came.
+struct Now {
+    hosts: Arc<Hosts>,
+    upstream: Arc<Upstream>,
+    /// Of the cache.
+    generation: u64,
 }
 
 /// The files, and the servers that they name.

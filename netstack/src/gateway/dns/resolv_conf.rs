@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn a_link_local_server_keeps_its_scope() {
         let conf = ResolvConf::parse(b"nameserver fe80::1%7\nnameserver fe80::2%lo\nnameserver fe80::3%no-such-link\n").unwrap();
-        let scopes: Vec<u32> = conf.servers.iter().map(|server| if let SocketAddr::V6(v6) = server { v6.scope_id() } else { 0 }).collect();
+        let scopes: Vec<u32> =
+            conf.servers.iter().map(|server| if let SocketAddr::V6(v6) = server { v6.scope_id() } else { 0 }).collect();
         // `lo` is always the first interface.
         assert_eq!(scopes, [7, 1]);
     }

@@ -11,7 +11,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hickory_net::runtime::{DnsUdpSocket, RuntimeProvider, TokioHandle, TokioRuntimeProvider, TokioTime};
-use tokio::io::ReadBuf;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 
 /// hickory's tokio runtime with connected UDP sockets.
@@ -49,8 +50,33 @@ pub(super) struct Connected {
     server: SocketAddr,
 }
 
+/// What an asynchronous method of a hickory trait returns.
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 impl DnsUdpSocket for Connected {
     type Time = TokioTime;
+
+    fn recv_from<'socket, 'buffer, 'both>(&'socket self, buffer: &'buffer mut [u8]) -> Boxed<'both, io::Result<(usize, SocketAddr)>>
+    where
+        'socket: 'both,
+        'buffer: 'both,
+        Self: 'both,
+    {
+        // tokio's own `recv` sleeps on when there is an error but nothing to read.
+        Box::pin(async move {
+            loop {
+                let ready = self.socket.ready(Interest::READABLE | Interest::ERROR).await?;
+                // One at a time: only for a single interest does `try_io` clear what has turned out not to be so.
+                let interest = if ready.is_error() { Interest::ERROR } else { Interest::READABLE };
+                let received = self.socket.try_io(interest, || Ok(recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT)?));
+                match received {
+                    Ok((length, _)) => return Ok((length, self.server)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        })
+    }
 
     fn poll_recv_from(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(usize, SocketAddr)>> {
         let mut buffer = ReadBuf::new(buffer);

@@ -1,0 +1,421 @@
+//! Frames as a wire carries them: made by hand, and read with every check that a strict receiver makes.
+//!
+//! All of it is written without the code under test, so that a mistake there is not made twice.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use netstack::addr::MacAddr;
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const PSH: u8 = 8;
+pub(crate) const ACK: u8 = 16;
+pub(crate) const URG: u8 = 32;
+
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+pub(crate) const PROTOCOL_ICMP: u8 = 1;
+pub(crate) const PROTOCOL_TCP: u8 = 6;
+pub(crate) const PROTOCOL_UDP: u8 = 17;
+pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
+
+/// A TCP segment.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) flags: u8,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) window: u16,
+    pub(crate) options: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Segment {
+    /// Whether exactly these of SYN, FIN, RST and ACK are set.
+    pub(crate) const fn is(&self, flags: u8) -> bool {
+        self.flags & (SYN | FIN | RST | ACK) == flags
+    }
+
+    pub(crate) const fn has(&self, flag: u8) -> bool {
+        self.flags & flag == flag
+    }
+
+    /// Sequence numbers that it takes up.
+    pub(crate) fn sequence_len(&self) -> u32 {
+        u32::try_from(self.payload.len()).unwrap() + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
+    }
+
+    /// The value of the option of this kind.
+    pub(crate) fn option(&self, kind: u8) -> Option<&[u8]> {
+        let mut rest = &self.options[..];
+        loop {
+            match rest {
+                [] | [0, ..] => return None,
+                [1, tail @ ..] => rest = tail,
+                [found, len, ..] => {
+                    let (option, tail) = rest.split_at(usize::from(*len));
+                    if *found == kind {
+                        return Some(&option[2..]);
+                    }
+                    rest = tail;
+                }
+                [_] => panic!("an option without a length"),
+            }
+        }
+    }
+
+    pub(crate) fn mss(&self) -> Option<u16> {
+        self.option(2).map(|value| u16::from_be_bytes(value.try_into().unwrap()))
+    }
+
+    pub(crate) fn window_scale(&self) -> Option<u8> {
+        self.option(3).map(|value| value[0])
+    }
+
+    /// Header and payload, with the checksum.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        assert_eq!(self.options.len() % 4, 0, "options are padded to words");
+        let mut bytes = Vec::new();
+        bytes.extend(self.source.port().to_be_bytes());
+        bytes.extend(self.destination.port().to_be_bytes());
+        bytes.extend(self.seq.to_be_bytes());
+        bytes.extend(self.ack.to_be_bytes());
+        bytes.push(u8::try_from((20 + self.options.len()) / 4 * 16).unwrap());
+        bytes.push(self.flags);
+        bytes.extend(self.window.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(&self.options);
+        bytes.extend(&self.payload);
+        set_checksum(self.source.ip(), self.destination.ip(), PROTOCOL_TCP, &mut bytes, 16);
+        bytes
+    }
+
+    pub(crate) fn packet(&self) -> Vec<u8> {
+        packet(self.source.ip(), self.destination.ip(), PROTOCOL_TCP, &self.bytes())
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} > {} [", self.source, self.destination)?;
+        for (bit, letter) in [(SYN, 'S'), (FIN, 'F'), (RST, 'R'), (PSH, 'P'), (ACK, '.'), (URG, 'U')] {
+            if self.has(bit) {
+                write!(f, "{letter}")?;
+            }
+        }
+        write!(f, "] seq {} ack {} win {} len {}", self.seq, self.ack, self.window, self.payload.len())
+    }
+}
+
+/// A UDP datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Datagram {
+    pub(crate) fn packet(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(self.source.port().to_be_bytes());
+        bytes.extend(self.destination.port().to_be_bytes());
+        bytes.extend(u16::try_from(8 + self.payload.len()).unwrap().to_be_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(&self.payload);
+        set_checksum(self.source.ip(), self.destination.ip(), PROTOCOL_UDP, &mut bytes, 6);
+        packet(self.source.ip(), self.destination.ip(), PROTOCOL_UDP, &bytes)
+    }
+}
+
+/// An ICMP message of either version, with the addresses of its packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Icmp {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) kind: u8,
+    pub(crate) code: u8,
+    pub(crate) rest: [u8; 4],
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Icmp {
+    pub(crate) fn packet(&self) -> Vec<u8> {
+        let mut bytes = vec![self.kind, self.code, 0, 0];
+        bytes.extend(self.rest);
+        bytes.extend(&self.payload);
+        if self.source.is_ipv4() {
+            let sum = checksum(&bytes);
+            bytes[2..4].copy_from_slice(&sum.to_be_bytes());
+            packet(self.source, self.destination, PROTOCOL_ICMP, &bytes)
+        } else {
+            set_checksum(self.source, self.destination, PROTOCOL_ICMPV6, &mut bytes, 2);
+            let mut packet = packet(self.source, self.destination, PROTOCOL_ICMPV6, &bytes);
+            if matches!(self.kind, 133..=137) {
+                packet[7] = 255; // RFC 4861 section 7.1: neighbour discovery never crosses a router.
+            }
+            packet
+        }
+    }
+}
+
+/// An ARP packet for IPv4 over Ethernet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arp {
+    pub(crate) operation: u16,
+    pub(crate) sender_mac: MacAddr,
+    pub(crate) sender: Ipv4Addr,
+    pub(crate) target_mac: MacAddr,
+    pub(crate) target: Ipv4Addr,
+}
+
+impl Arp {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0, 1, 8, 0, 6, 4];
+        bytes.extend(self.operation.to_be_bytes());
+        bytes.extend(self.sender_mac.0);
+        bytes.extend(self.sender.octets());
+        bytes.extend(self.target_mac.0);
+        bytes.extend(self.target.octets());
+        bytes
+    }
+}
+
+/// What a frame carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    Arp(Arp),
+    Tcp(Segment),
+    Udp(Datagram),
+    Icmp(Icmp),
+}
+
+/// A frame that the stack has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parsed {
+    pub(crate) source: MacAddr,
+    pub(crate) destination: MacAddr,
+    pub(crate) hop_limit: u8,
+    pub(crate) body: Body,
+}
+
+/// Reads a finished frame.
+///
+/// # Panics
+///
+/// When anything in it is wrong: our stack must never send such a frame.
+pub(crate) fn parse(frame: &[u8]) -> Parsed {
+    assert!(frame.len() >= 14, "a frame of {} bytes", frame.len());
+    let mac = |at: usize| MacAddr(frame[at..at + 6].try_into().unwrap());
+    let (destination, source) = (mac(0), mac(6));
+    assert!(source.is_unicast(), "the sender {source} is no station");
+    let body = &frame[14..];
+    let (hop_limit, body) = match u16::from_be_bytes([frame[12], frame[13]]) {
+        ETHERTYPE_ARP => (0, Body::Arp(parse_arp(body))),
+        ETHERTYPE_IPV4 => parse_ipv4(body),
+        ETHERTYPE_IPV6 => parse_ipv6(body),
+        other => panic!("a frame of type {other:04x}"),
+    };
+    Parsed { source, destination, hop_limit, body }
+}
+
+fn parse_arp(bytes: &[u8]) -> Arp {
+    assert_eq!(bytes[..6], [0, 1, 8, 0, 6, 4]);
+    let mac = |at: usize| MacAddr(bytes[at..at + 6].try_into().unwrap());
+    let ip = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
+    let operation = u16::from_be_bytes([bytes[6], bytes[7]]);
+    Arp { operation, sender_mac: mac(8), sender: ip(14), target_mac: mac(18), target: ip(24) }
+}
+
+fn parse_ipv4(bytes: &[u8]) -> (u8, Body) {
+    assert_eq!(bytes[0], 0x45, "an IPv4 header without options");
+    let total = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+    assert!(total <= bytes.len(), "the packet says {total} bytes and has {}", bytes.len());
+    assert!(total == bytes.len() || bytes.len() <= 46, "{} bytes follow the packet", bytes.len() - total);
+    assert_eq!(checksum(&bytes[..20]), 0, "the checksum of the IPv4 header is wrong");
+    assert_eq!(bytes[6] & 0x3f, 0, "a fragment");
+    let ip = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
+    (bytes[8], parse_transport(ip(12), ip(16), bytes[9], &bytes[20..total]))
+}
+
+fn parse_ipv6(bytes: &[u8]) -> (u8, Body) {
+    assert_eq!(bytes[0] >> 4, 6);
+    let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    assert_eq!(len, bytes.len() - 40, "the payload length is wrong");
+    let ip = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
+    (bytes[7], parse_transport(ip(8), ip(24), bytes[6], &bytes[40..]))
+}
+
+fn parse_transport(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> Body {
+    let sum = match (protocol, source) {
+        (PROTOCOL_ICMP, IpAddr::V4(_)) => checksum(bytes),
+        (PROTOCOL_UDP, IpAddr::V4(_)) if bytes[6..8] == [0, 0] => 0,
+        _ => transport_checksum(source, destination, protocol, bytes),
+    };
+    assert_eq!(sum, 0, "the checksum of protocol {protocol} from {source} to {destination} is wrong");
+    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    match protocol {
+        PROTOCOL_TCP => {
+            let header = usize::from(bytes[12] >> 4) * 4;
+            let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+            Body::Tcp(Segment {
+                source: SocketAddr::new(source, port(0)),
+                destination: SocketAddr::new(destination, port(2)),
+                flags: bytes[13],
+                seq: word(4),
+                ack: word(8),
+                window: port(14),
+                options: bytes[20..header].to_vec(),
+                payload: bytes[header..].to_vec(),
+            })
+        }
+        PROTOCOL_UDP => {
+            assert_eq!(usize::from(port(4)), bytes.len(), "the length of the datagram is wrong");
+            let (source, destination) = (SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2)));
+            Body::Udp(Datagram { source, destination, payload: bytes[8..].to_vec() })
+        }
+        PROTOCOL_ICMP | PROTOCOL_ICMPV6 => Body::Icmp(Icmp {
+            source,
+            destination,
+            kind: bytes[0],
+            code: bytes[1],
+            rest: bytes[4..8].try_into().unwrap(),
+            payload: bytes[8..].to_vec(),
+        }),
+        other => panic!("a packet of protocol {other}"),
+    }
+}
+
+/// An IP packet.
+pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            bytes.extend([0x45, 0]);
+            bytes.extend(u16::try_from(20 + payload.len()).unwrap().to_be_bytes());
+            bytes.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+            bytes.extend(source.octets());
+            bytes.extend(destination.octets());
+            let sum = checksum(&bytes);
+            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            bytes.extend([0x60, 0, 0, 0]);
+            bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+            bytes.extend([protocol, 64]);
+            bytes.extend(source.octets());
+            bytes.extend(destination.octets());
+        }
+        _ => panic!("{source} and {destination} are of different families"),
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+/// An Ethernet frame around an IP packet.
+pub(crate) fn ip_frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
+    let ethertype = if packet[0] >> 4 == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    ethernet(source, destination, ethertype, packet)
+}
+
+pub(crate) fn ethernet(source: MacAddr, destination: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(destination.0);
+    bytes.extend(source.0);
+    bytes.extend(ethertype.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// Fills in the transport checksum at `at`.
+pub(crate) fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &mut [u8], at: usize) {
+    bytes[at..at + 2].fill(0);
+    let mut sum = transport_checksum(source, destination, protocol, bytes);
+    if sum == 0 && protocol == PROTOCOL_UDP {
+        sum = 0xffff; // RFC 768: zero says that there is none.
+    }
+    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The checksum over pseudo-header and transport; 0 when `bytes` hold a right one.
+pub(crate) fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
+    let mut all = pseudo_header(source, destination, protocol, bytes.len());
+    all.extend(bytes);
+    checksum(&all)
+}
+
+pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for ip in [source, destination] {
+        match ip {
+            IpAddr::V4(ip) => bytes.extend(ip.octets()),
+            IpAddr::V6(ip) => bytes.extend(ip.octets()),
+        }
+    }
+    bytes.extend(u32::try_from(len).unwrap().to_be_bytes());
+    bytes.extend([0, 0, 0, protocol]);
+    bytes
+}
+
+/// RFC 1071.
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+    !fold(bytes)
+}
+
+/// The ones' complement sum, folded.
+pub(crate) fn fold(bytes: &[u8]) -> u16 {
+    let mut sum: u64 = 0;
+    for word in bytes.chunks(2) {
+        sum += u64::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap()
+}
+
+/// One line about a frame, for people.
+pub(crate) fn summary(frame: &[u8]) -> String {
+    let body = || -> Option<String> {
+        let ip = frame.get(14..)?;
+        let (source, destination, protocol, transport) = match frame.get(12..14)? {
+            [0x08, 0x00] => {
+                let ip4 = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?));
+                (ip4(12)?, ip4(16)?, *ip.get(9)?, ip.get(usize::from(ip.first()? & 15) * 4..)?)
+            }
+            [0x86, 0xdd] => {
+                let ip6 = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(ip.get(at..at + 16)?).ok()?));
+                (ip6(8)?, ip6(24)?, *ip.get(6)?, ip.get(40..)?)
+            }
+            [0x08, 0x06] => return Some(format!("ARP operation {}", ip.get(7)?)),
+            _ => return None,
+        };
+        let half = |at: usize| Some(u16::from_be_bytes(transport.get(at..at + 2)?.try_into().ok()?));
+        let word = |at: usize| Some(u32::from_be_bytes(transport.get(at..at + 4)?.try_into().ok()?));
+        Some(match protocol {
+            PROTOCOL_TCP => {
+                let header = usize::from(transport.get(12)? >> 4) * 4;
+                let segment = Segment {
+                    source: SocketAddr::new(source, half(0)?),
+                    destination: SocketAddr::new(destination, half(2)?),
+                    flags: *transport.get(13)?,
+                    seq: word(4)?,
+                    ack: word(8)?,
+                    window: half(14)?,
+                    options: Vec::new(),
+                    payload: transport.get(header..)?.to_vec(),
+                };
+                format!("TCP {segment:?}")
+            }
+            PROTOCOL_UDP => format!("UDP {} > {}", SocketAddr::new(source, half(0)?), SocketAddr::new(destination, half(2)?)),
+            _ => format!("protocol {protocol} {source} > {destination} type {}", transport.first()?),
+        })
+    };
+    body().unwrap_or_else(|| String::from("unreadable"))
+}
