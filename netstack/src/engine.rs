@@ -30,7 +30,7 @@ use crate::host::kernel::KernelHost;
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
 use crate::stack::{Context, Stack};
-use crate::switch::Switch;
+use crate::switch::{Forwarding, Switch};
 use crate::time::{Duration, Instant};
 
 /// Frames that one port hands in before sockets get their turn.
@@ -68,7 +68,9 @@ pub enum EngineError {
 
 fn why_not_bound(address: &SocketAddr, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!("port {} is taken by another program; choose another one, or end that program", address.port()),
+        io::ErrorKind::AddrInUse => {
+            format!("port {} is taken by another program; choose another one, or end that program", address.port())
+        }
         io::ErrorKind::PermissionDenied => {
             let port = address.port();
             format!("port {port} is privileged; choose one from 1024 on, or lower net.ipv4.ip_unprivileged_port_start")
@@ -213,8 +215,13 @@ impl Engine {
         let Self { stack, host, switch, gateway, ports, .. } = self;
         for port in ports.iter_mut().filter(|port| port.readable) {
             let Some((ingress, egress)) = switch.split(port.id) else { continue };
-            let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| {
-                stack.input(&mut Context { now, link: egress, host, services: gateway }, port.id, &frame);
+            let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| match egress
+                .forward(now, port.id, &frame, |mac| stack.is_ours(mac))
+            {
+                Forwarding::ToEngine | Forwarding::ToEngineAndOthers => {
+                    stack.input(&mut Context { now, link: egress, host, services: gateway }, port.id, &frame);
+                }
+                Forwarding::Forwarded | Forwarding::Dropped => {}
             });
             match received {
                 Ok(count) => {
@@ -325,7 +332,7 @@ impl Engine {
 
     fn attach(&mut self, port: Box<dyn Port>) -> io::Result<Attachment> {
         let name = port.name();
-        let id = self.switch.add(port.attach()?);
+        let id = self.switch.add(port.attach()?).map_err(io::Error::other)?;
         let (closed, receiver) = oneshot::channel();
         tracing::info!(port = %name, "attached");
         self.ports.push(PortState { id, name, readable: true, closed: Some(closed) });
@@ -370,9 +377,11 @@ fn bind_forwards(config: &Config, stack: &mut Stack, host: &mut KernelHost) -> R
             let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
             let guest = SocketAddr::new(ip, rule.guest_port.saturating_add(n));
             let protocol = rule.protocol;
-            let address = stack
-                .forward(host, protocol, address, guest)
-                .map_err(|source| EngineError::Forward { protocol, address, source })?;
+            let address = stack.forward(host, protocol, address, guest).map_err(|source| EngineError::Forward {
+                protocol,
+                address,
+                source,
+            })?;
             forwards.push(BoundForward { protocol, address, guest });
         }
     }
