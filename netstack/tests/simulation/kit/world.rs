@@ -407,7 +407,8 @@ impl World {
         }
         // What has no checksum yet cannot be damaged: it has crossed no wire.
         if flight.to_stack && flight.meta.checksum == Checksum::Complete && self.random.chance(self.faults.damaged) {
-            let bit = self.random.below(flight.frame.len() as u64 * 8);
+            // The Ethernet header is left alone: the card checks it, and no checksum of ours covers it.
+            let bit = 14 * 8 + self.random.below((flight.frame.len() as u64 - 14) * 8);
             let byte = usize::try_from(bit / 8).unwrap();
             flight.frame[byte] ^= 1 << (bit % 8);
         }
