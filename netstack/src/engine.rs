@@ -325,7 +325,7 @@ impl Engine {
 
     fn attach(&mut self, port: Box<dyn Port>) -> io::Result<Attachment> {
         let name = port.name();
-        let id = self.switch.add(port.attach()?);
+        let id = self.switch.add(port.attach()?).map_err(io::Error::other)?;
         let (closed, receiver) = oneshot::channel();
         tracing::info!(port = %name, "attached");
         self.ports.push(PortState { id, name, readable: true, closed: Some(closed) });

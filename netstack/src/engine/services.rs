@@ -1,7 +1,7 @@
 //! Joins the stack to the services at the virtual addresses.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::EngineError;
 use crate::addr::MacAddr;
 use crate::config::Config;
-use crate::gateway::dhcp::{DhcpServer, Lease, LeaseState};
+use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
 use crate::host::StreamService;
 use crate::host::kernel::ServiceConnector;
@@ -60,14 +60,13 @@ impl Gateway {
         Some(DnsWayBack { port, mac, guest: answer.guest, server })
     }
 
-    /// Has DNS know the names that this guest's leases have.
-    fn publish_names(&self, now: Instant, guest: MacAddr) {
-        for lease in self.dhcp.iter().flat_map(|dhcp| dhcp.leases(now)).filter(|lease| lease.mac == guest) {
-            match &lease.hostname {
-                // A name that somebody else has, or that is none, stays unknown; the lease is good all the same.
-                Some(name) if lease.state == LeaseState::Bound => drop(self.names.set(name, lease.address.into())),
-                _ => self.names.remove(lease.address.into()),
-            }
+    /// Has DNS know the name of the guest that has this address now, or that nobody has it.
+    fn publish_name(&self, now: Instant, address: Ipv4Addr) {
+        let lease = self.dhcp.as_ref().and_then(|dhcp| dhcp.lease_of(address)).filter(|lease| lease.is_in_force(now));
+        match lease.and_then(|lease| Some((lease, lease.hostname.as_ref()?))) {
+            // A name that somebody else has, or that is none, stays unknown; the lease is good all the same.
+            Some((lease, name)) => drop(self.names.set(name, address.into(), lease.expires.since(now))),
+            None => self.names.remove(address.into()),
         }
     }
 }
@@ -78,7 +77,9 @@ impl Services for Gateway {
     fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply> {
         let mut reply = Vec::new();
         let answer = self.dhcp.as_mut()?.handle(now, from, message, &mut reply);
-        self.publish_names(now, from);
+        for address in [address_field(message, CIADDR), address_field(&reply, YIADDR)].into_iter().flatten() {
+            self.publish_name(now, address);
+        }
         match answer {
             Ok(answer) => answer.map(|answer| DhcpReply { to: answer.to, mac: answer.mac, port: answer.port, message: reply }),
             Err(why) => {
@@ -92,6 +93,15 @@ impl Services for Gateway {
         let tag = pack(way_back.port, way_back.mac);
         self.dns.query(Query { guest: way_back.guest, tag, message: message.to_vec() }).is_ok()
     }
+}
+
+/// Where the client's own address and the one given to it lie in a DHCP message (RFC 2131 section 2).
+const CIADDR: usize = 12;
+const YIADDR: usize = 16;
+
+fn address_field(message: &[u8], offset: usize) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = message.get(offset..offset + 4)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets)).filter(|address| !address.is_unspecified())
 }
 
 /// A port and a card in the 64 bits that a question carries.

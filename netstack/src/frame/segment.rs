@@ -40,6 +40,34 @@ pub enum SegmentError {
     TooManySegments,
 }
 
+/// Whether the frame is what its meta says, so that another guest may be given both.
+///
+/// # Errors
+///
+/// When it is not. A frame without checksum to fill in and without segment size is always fine.
+pub fn check(frame: &Frame<'_>) -> Result<(), SegmentError> {
+    if frame.len() > MAX_FRAME {
+        return Err(SegmentError::BadLength);
+    }
+    let Checksum::Partial { start, offset } = frame.meta.checksum else {
+        return frame.meta.gso.map_or(Ok(()), |_| Err(SegmentError::OtherProtocol));
+    };
+    let (start, offset) = (usize::from(start), usize::from(offset));
+    if start < ETHERNET_HEADER || start + offset + 2 > frame.len() {
+        return Err(SegmentError::BadLength);
+    }
+    if let Some(gso) = frame.meta.gso {
+        let mut headers = [0; MAX_HEADERS];
+        let len = frame.copy_to(0, &mut headers);
+        let headers = Headers::find(&headers[..len], start, gso)?;
+        if offset != headers.checksum_offset() {
+            return Err(SegmentError::OtherProtocol);
+        }
+        headers.segments(frame.len(), gso.size.into())?;
+    }
+    Ok(())
+}
+
 /// Hands `frame` to `emit` in a form that a receiver with `offloads` takes: as it is, with its checksum filled in, or cut into segments
 /// in their order. `scratch` is only there to be used again; nothing in it matters.
 ///
@@ -144,11 +172,25 @@ impl Headers {
         Ok(Self { ip, version, transport, protocol, payload })
     }
 
-    fn cut(self, frame: &mut [u8], size: usize, emit: &mut dyn FnMut(&[u8], FrameMeta)) -> Result<(), SegmentError> {
-        let segments = (frame.len() - self.payload).div_ceil(size.max(1)).max(1);
-        if size == 0 || segments > MAX_SEGMENTS {
-            return Err(SegmentError::TooManySegments);
+    /// How many segments a frame of `len` bytes becomes.
+    fn segments(self, len: usize, size: usize) -> Result<usize, SegmentError> {
+        let payload = len.saturating_sub(self.payload);
+        match payload.checked_div(size) {
+            Some(0..MAX_SEGMENTS) => Ok(payload.div_ceil(size).max(1)),
+            _ => Err(SegmentError::TooManySegments),
         }
+    }
+
+    /// Where the transport header has its checksum.
+    const fn checksum_offset(self) -> usize {
+        match self.protocol {
+            IpProtocol::Tcp => 16,
+            _ => 6,
+        }
+    }
+
+    fn cut(self, frame: &mut [u8], size: usize, emit: &mut dyn FnMut(&[u8], FrameMeta)) -> Result<(), SegmentError> {
+        let segments = self.segments(frame.len(), size)?;
         let mut original = [0; MAX_HEADERS];
         let original = &mut original[..self.payload];
         original.copy_from_slice(&frame[..self.payload]);
@@ -174,16 +216,11 @@ impl Headers {
             Version::V4 => finish_ipv4(ip, transport.len(), index, self.protocol),
             Version::V6 => finish_ipv6(ip, transport.len(), self.protocol),
         };
-        let field = match self.protocol {
-            IpProtocol::Tcp => {
-                finish_tcp(transport, index, size, last);
-                16
-            }
-            _ => {
-                put(transport, 4, low_half(transport.len()));
-                6
-            }
-        };
+        match self.protocol {
+            IpProtocol::Tcp => finish_tcp(transport, index, size, last),
+            _ => put(transport, 4, low_half(transport.len())),
+        }
+        let field = self.checksum_offset();
         put(transport, field, 0);
         let sum = checksum::combine(&[sum, checksum::data(transport)]);
         put(transport, field, not_zero(!sum));

@@ -232,8 +232,10 @@ fn a_last_fin_that_comes_again_is_acknowledged_again() {
 fn a_half_closed_connection_without_traffic_ends_in_time() {
     for server in SERVERS {
         for guest_closes in [true, false] {
-            let config =
-                Config { timeouts: Timeouts { tcp_half_closed: Duration::from_secs(300), ..Timeouts::default() }, ..Config::default() };
+            let config = Config {
+                timeouts: Timeouts { tcp_half_closed: Duration::from_secs(300), ..Timeouts::default() },
+                ..Config::default()
+            };
             let mut world = World::by_hand_with(config);
             world.host.serve(server, Server::new(Program::Sink).staying_half_open());
             let mut hand = Hand::open(&mut world, PORT, server);

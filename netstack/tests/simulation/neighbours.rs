@@ -25,8 +25,13 @@ fn the_virtual_hosts_answer_arp_and_nobody_else_does() {
     let me = world.station();
     for last in [2, 3] {
         let target = [10, 0, 2, last];
-        let answer =
-            Arp { operation: 2, sender_mac: MacAddr([0x52, 0x55, 10, 0, 2, last]), sender: target.into(), target_mac: me.mac, target: me.v4 };
+        let answer = Arp {
+            operation: 2,
+            sender_mac: MacAddr([0x52, 0x55, 10, 0, 2, last]),
+            sender: target.into(),
+            target_mac: me.mac,
+            target: me.v4,
+        };
         assert_eq!(ask_arp(&mut world, target), [answer]);
     }
     for target in [[10, 0, 2, 1], [10, 0, 2, 15], [10, 0, 2, 77], [10, 0, 2, 255], [192, 0, 2, 1], [0, 0, 0, 0]] {
@@ -84,7 +89,9 @@ fn neighbour_solicitations_for_the_virtual_hosts_are_answered() {
     for target in ["fec0::2", "fec0::3", "fe80::2"] {
         let target: Ipv6Addr = target.parse().unwrap();
         let answers = ask(&mut world, target, 255);
-        let [Parsed { source, destination, hop_limit: 255, body: Body::Icmp(answer) }] = &answers[..] else { panic!("{answers:?}") };
+        let [Parsed { source, destination, hop_limit: 255, body: Body::Icmp(answer) }] = &answers[..] else {
+            panic!("{answers:?}")
+        };
         let mac = MacAddr([0x52, 0x56, 0, 0, 0, target.octets()[15]]);
         assert_eq!((*source, *destination), (mac, me.mac));
         assert_eq!((answer.kind, answer.source, answer.destination), (136, target.into(), me.v6.into()));

@@ -24,7 +24,11 @@ fn send(world: &mut World, port: u16, to: SocketAddr, payload: &[u8]) {
 
 /// The datagrams that have arrived.
 fn take(world: &mut World) -> Vec<Datagram> {
-    world.take().into_iter().filter_map(|parsed| if let Body::Udp(datagram) = parsed.body { Some(datagram) } else { None }).collect()
+    world
+        .take()
+        .into_iter()
+        .filter_map(|parsed| if let Body::Udp(datagram) = parsed.body { Some(datagram) } else { None })
+        .collect()
 }
 
 /// The address by which the host's side knows the mapping that was used last.
@@ -106,7 +110,8 @@ fn a_full_cone_lets_everybody_write() {
 #[test]
 fn a_mapping_lives_as_long_as_the_guest_uses_it() {
     for (server, _) in families() {
-        let config = Config { timeouts: Timeouts { udp_idle: Duration::from_secs(300), ..Timeouts::default() }, ..Config::default() };
+        let config =
+            Config { timeouts: Timeouts { udp_idle: Duration::from_secs(300), ..Timeouts::default() }, ..Config::default() };
         let mut world = World::by_hand_with(config);
         send(&mut world, PORT, server, b"1");
         let first = mapped(&world);
@@ -284,11 +289,12 @@ fn a_port_that_is_full_loses_no_more_than_datagrams_may_be() {
 }
 
 #[test]
-fn a_forward_leads_to_a_guest_and_its_answers_back() {
+fn a_forward_leads_to_a_guest_that_must_be_looked_for_and_its_answers_back() {
     for (listen, client, guest) in [
         (SocketAddr::new(HOST_V4.into(), 5353), at("203.0.113.9:4000"), at("10.0.2.15:53")),
         (SocketAddr::new(HOST_V6.into(), 5353), at("[2001:db8:9::9]:4000"), at("[fec0::15]:53")),
     ] {
+        // Whether the guest is known yet or has to be looked for first: RFC 1122 section 2.3.2.2.
         let mut world = World::by_hand();
         world.forward(Protocol::Udp, listen, guest);
         world.host.inject_udp(listen, client, b"question");

@@ -6,11 +6,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Names held at once, at most.
 const NAMES_MAX: usize = 1024;
 /// The longest label (RFC 1035 section 2.3.4).
 const LABEL_MAX: usize = 63;
+/// What is as good as for ever: ten years.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Names that mean something else: those of the virtual hosts, and those that clients trust without asking (as dnsmasq refuses them).
 const RESERVED: [&str; 6] = ["gateway", "host", "dns", "localhost", "wpad", "isatap"];
 
@@ -23,7 +26,8 @@ pub struct Names {
 #[derive(Debug, Default)]
 struct Table {
     addresses: HashMap<String, Vec<IpAddr>>,
-    names: HashMap<IpAddr, String>,
+    /// Each with the end of its lease.
+    names: HashMap<IpAddr, (String, Instant)>,
 }
 
 /// Why a guest does not get the name that it wants.
@@ -50,13 +54,14 @@ impl Names {
     }
 
     /// Gives `address` the name `name`, instead of the one that it had. Of a name with dots only the first label counts. A name can have
-    /// one IPv4 and one IPv6 address.
+    /// one IPv4 and one IPv6 address. It is forgotten after `lifetime`, when the lease has run out.
     ///
     /// # Errors
     ///
     /// When the guest cannot have that name. Its former name is then gone all the same: the guest has said that it is no longer right.
-    pub fn set(&self, name: &str, address: IpAddr) -> Result<(), NameRefused> {
+    pub fn set(&self, name: &str, address: IpAddr, lifetime: Duration) -> Result<(), NameRefused> {
         let mut table = self.lock();
+        let now = Instant::now();
         table.remove(address);
         let label = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
         if !is_host_label(&label) {
@@ -65,6 +70,7 @@ impl Names {
         if RESERVED.contains(&label.as_str()) {
             return Err(NameRefused::Reserved);
         }
+        table.forget_expired(&label, now);
         if table.names.len() >= NAMES_MAX {
             return Err(NameRefused::Full);
         }
@@ -73,7 +79,9 @@ impl Names {
             return Err(NameRefused::Taken);
         }
         held.push(address);
-        table.names.insert(address, label);
+        // A lease for ever outlasts the clock.
+        let until = now.checked_add(lifetime).unwrap_or(now + FOREVER);
+        table.names.insert(address, (label, until));
         Ok(())
     }
 
@@ -84,12 +92,15 @@ impl Names {
 
     /// The addresses of `label`, which is in lower case; `None` if nobody has that name.
     pub(super) fn addresses(&self, label: &str) -> Option<Vec<IpAddr>> {
-        self.lock().addresses.get(label).cloned()
+        let mut table = self.lock();
+        table.forget_expired(label, Instant::now());
+        table.addresses.get(label).cloned()
     }
 
     /// The name of `address`.
     pub(super) fn name(&self, address: IpAddr) -> Option<String> {
-        self.lock().names.get(&address).cloned()
+        let now = Instant::now();
+        self.lock().names.get(&address).filter(|(_, until)| now < *until).map(|(name, _)| name.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -98,8 +109,17 @@ impl Names {
 }
 
 impl Table {
+    /// Takes the name away from those whose leases have run out.
+    fn forget_expired(&mut self, label: &str, now: Instant) {
+        for address in self.addresses.get(label).cloned().unwrap_or_default() {
+            if self.names.get(&address).is_none_or(|(_, until)| *until <= now) {
+                self.remove(address);
+            }
+        }
+    }
+
     fn remove(&mut self, address: IpAddr) {
-        let Some(name) = self.names.remove(&address) else { return };
+        let Some((name, _)) = self.names.remove(&address) else { return };
         if let Some(held) = self.addresses.get_mut(&name) {
             held.retain(|other| *other != address);
             if held.is_empty() {
@@ -119,6 +139,8 @@ fn is_host_label(label: &str) -> bool {
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     fn address(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 2, last])
     }
@@ -126,13 +148,13 @@ mod tests {
     #[test]
     fn a_name_stays_with_its_first_holder_until_the_lease_ends() {
         let names = Names::new();
-        names.set("Alpha.example.org", address(15)).unwrap();
-        assert_eq!(names.set("alpha", address(16)), Err(NameRefused::Taken));
-        names.set("alpha", "fec0::15".parse().unwrap()).unwrap();
+        names.set("Alpha.example.org", address(15), HOUR).unwrap();
+        assert_eq!(names.set("alpha", address(16), HOUR), Err(NameRefused::Taken));
+        names.set("alpha", "fec0::15".parse().unwrap(), HOUR).unwrap();
         assert_eq!(names.addresses("alpha").unwrap().len(), 2);
 
         names.remove(address(15));
-        names.set("alpha", address(16)).unwrap();
+        names.set("alpha", address(16), HOUR).unwrap();
         assert_eq!(names.name(address(16)).as_deref(), Some("alpha"));
         assert_eq!(names.name(address(15)), None);
     }
@@ -140,8 +162,8 @@ mod tests {
     #[test]
     fn a_guest_that_renames_itself_gives_its_old_name_up() {
         let names = Names::new();
-        names.set("alpha", address(15)).unwrap();
-        names.set("beta", address(15)).unwrap();
+        names.set("alpha", address(15), HOUR).unwrap();
+        names.set("beta", address(15), HOUR).unwrap();
         assert_eq!(names.addresses("alpha"), None);
         assert_eq!(names.addresses("beta"), Some(vec![address(15)]));
     }
@@ -150,10 +172,10 @@ mod tests {
     fn names_that_are_no_names_or_belong_to_others_are_refused() {
         let names = Names::new();
         for bad in ["", ".", "-a", "a-", "a b", "a\0", "ä", &"x".repeat(64)] {
-            assert_eq!(names.set(bad, address(15)), Err(NameRefused::Invalid), "{bad:?}");
+            assert_eq!(names.set(bad, address(15), HOUR), Err(NameRefused::Invalid), "{bad:?}");
         }
         for bad in ["gateway", "DNS", "wpad.example.org", "localhost"] {
-            assert_eq!(names.set(bad, address(15)), Err(NameRefused::Reserved), "{bad:?}");
+            assert_eq!(names.set(bad, address(15), HOUR), Err(NameRefused::Reserved), "{bad:?}");
         }
         assert!(names.lock().addresses.is_empty());
     }
@@ -163,9 +185,18 @@ mod tests {
         let names = Names::new();
         let guest = |n: usize| IpAddr::from([10, 1, u8::try_from(n / 256).unwrap(), u8::try_from(n % 256).unwrap()]);
         for n in 0..NAMES_MAX {
-            names.set(&format!("guest{n}"), guest(n)).unwrap();
+            names.set(&format!("guest{n}"), guest(n), HOUR).unwrap();
         }
-        assert_eq!(names.set("one-more", guest(NAMES_MAX)), Err(NameRefused::Full));
+        assert_eq!(names.set("one-more", guest(NAMES_MAX), HOUR), Err(NameRefused::Full));
         assert_eq!(names.lock().addresses.len(), NAMES_MAX);
+    }
+
+    #[test]
+    fn a_name_ends_with_its_lease() {
+        let names = Names::new();
+        names.set("alpha", address(15), Duration::ZERO).unwrap();
+        assert_eq!((names.addresses("alpha"), names.name(address(15))), (None, None));
+        names.set("alpha", address(16), HOUR).unwrap();
+        assert_eq!(names.addresses("alpha"), Some(vec![address(16)]));
     }
 }

@@ -395,7 +395,7 @@ async fn the_hosts_file_answers_and_is_followed() {
 async fn the_virtual_hosts_and_the_guests_have_names_both_ways() {
     let server = Server::start(|query, _| Some(answer_with(query, []))).await;
     let mut bed = Bed::new(&[&server]);
-    bed.names.set("Alpha", IpAddr::from([10, 0, 2, 15])).unwrap();
+    bed.names.set("Alpha", IpAddr::from([10, 0, 2, 15]), Duration::from_secs(3600)).unwrap();
     for (text, expected) in [
         ("gateway.slipway.internal.", [10, 0, 2, 2]),
         ("Host.Slipway.INTERNAL.", [10, 0, 2, 2]),
@@ -439,7 +439,7 @@ async fn the_virtual_hosts_and_the_guests_have_names_both_ways() {
 async fn a_guest_cannot_take_a_name_that_the_host_has_given() {
     let mut bed = Bed::new(&[]);
     bed.write("hosts", "192.0.2.7 printer\n");
-    bed.names.set("printer", IpAddr::from([10, 0, 2, 66])).unwrap();
+    bed.names.set("printer", IpAddr::from([10, 0, 2, 66]), Duration::from_secs(3600)).unwrap();
     let answer = bed.ask(question("printer.", RecordType::A)).await;
     assert_eq!(answer.answers[0].data.ip_addr(), Some(IpAddr::from([192, 0, 2, 7])));
 }

@@ -42,10 +42,7 @@ impl Incoming {
         let bytes = &self.buffer[self.start..self.end];
         let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else { return Next::Incomplete };
         let length = u32::from_be_bytes(*length);
-        let len = match usize::try_from(length) {
-            Ok(len @ 1..=LONGEST) => len,
-            _ => return Next::Impossible(length),
-        };
+        let Ok(len @ 1..=LONGEST) = usize::try_from(length) else { return Next::Impossible(length) };
         let Some(frame) = rest.get(..len) else { return Next::Incomplete };
         self.start += LENGTH + len;
         Next::Frame(frame)

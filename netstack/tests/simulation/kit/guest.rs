@@ -84,16 +84,7 @@ impl Guest {
         interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 2, 2)).unwrap();
         interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2)).unwrap();
         let sockets = SocketSet::new(Vec::new());
-        Self {
-            addresses,
-            interface,
-            device,
-            sockets,
-            flows: Vec::new(),
-            udp: Vec::new(),
-            next_port: 49_152,
-            buffer: 256 << 10,
-        }
+        Self { addresses, interface, device, sockets, flows: Vec::new(), udp: Vec::new(), next_port: 49_152, buffer: 256 << 10 }
     }
 
     // ---- Programs of the guest: TCP ----
@@ -223,7 +214,8 @@ impl Guest {
     pub(crate) fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let now = smoltcp_time(now);
         loop {
-            let mut changed = self.interface.poll(now, &mut self.device, &mut self.sockets) == smoltcp::iface::PollResult::SocketStateChanged;
+            let mut changed =
+                self.interface.poll(now, &mut self.device, &mut self.sockets) == smoltcp::iface::PollResult::SocketStateChanged;
             for index in 0..self.flows.len() {
                 changed |= self.pump(index);
             }
@@ -245,7 +237,12 @@ impl Guest {
         let mut changed = false;
         flow.was_open |= socket.may_send();
         if flow.reads && socket.can_recv() {
-            while let Ok(len) = socket.recv(|data| (data.len(), { flow.received.extend_from_slice(data); data.len() })) {
+            while let Ok(len) = socket.recv(|data| {
+                (data.len(), {
+                    flow.received.extend_from_slice(data);
+                    data.len()
+                })
+            }) {
                 if len == 0 {
                     break;
                 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use netstack::addr::MacAddr;
-use netstack::config::{Config, HostForward, Protocol};
-use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
+use netstack::config::{Config, Protocol};
+use netstack::frame::{Checksum, Chunk, Frame, FrameMeta, Offloads};
 use netstack::host::Host;
 use netstack::host::sim::SimHost;
 use netstack::port::PortId;
@@ -126,7 +126,7 @@ impl World {
             trace: VecDeque::new(),
         };
         // The first router advertisement is not part of any story.
-        world.settle();
+        world.pass(Duration::from_millis(2));
         world.inbox.clear();
         world
     }
@@ -155,15 +155,7 @@ impl World {
 
     /// Forwards a port of the host to a port of a guest.
     pub(crate) fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
-        let rule = HostForward {
-            protocol,
-            host: host.ip(),
-            host_port: host.port(),
-            count: 1,
-            guest: Some(guest.ip()),
-            guest_port: guest.port(),
-        };
-        self.stack.forward(&mut self.host, &rule, guest.ip()).unwrap();
+        self.stack.forward(&mut self.host, protocol, host, guest).unwrap();
         // What the stack said when it began is not part of any story.
         self.settle();
         self.inbox.clear();
@@ -206,7 +198,10 @@ impl World {
 
     /// The TCP segments that the station has received since it took anything last; what else came is dropped.
     pub(crate) fn take_segments(&mut self) -> Vec<Segment> {
-        self.take().into_iter().filter_map(|parsed| if let Body::Tcp(segment) = parsed.body { Some(segment) } else { None }).collect()
+        self.take()
+            .into_iter()
+            .filter_map(|parsed| if let Body::Tcp(segment) = parsed.body { Some(segment) } else { None })
+            .collect()
     }
 
     /// Likewise for ICMP, without neighbour discovery.
@@ -295,7 +290,9 @@ impl World {
             busy = true;
             self.stack.host_event(context!(self), event);
         }
-        while let Some(((at, number), _)) = self.in_flight.first_key_value().map(|(key, _)| (*key, ())).filter(|((at, _), ())| *at <= self.now) {
+        while let Some(((at, number), _)) =
+            self.in_flight.first_key_value().map(|(key, _)| (*key, ())).filter(|((at, _), ())| *at <= self.now)
+        {
             busy = true;
             if let Some(flight) = self.in_flight.remove(&(at, number)) {
                 self.land(flight);
@@ -383,7 +380,8 @@ impl World {
         if self.random.chance(self.faults.late) {
             at = at + Duration::from_micros(self.random.below(3000));
         }
-        if flight.to_stack && self.random.chance(self.faults.damaged) {
+        // What has no checksum yet cannot be damaged: it has crossed no wire.
+        if flight.to_stack && flight.meta.checksum == Checksum::Complete && self.random.chance(self.faults.damaged) {
             let bit = self.random.below(flight.frame.len() as u64 * 8);
             let byte = usize::try_from(bit / 8).unwrap();
             flight.frame[byte] ^= 1 << (bit % 8);
@@ -403,13 +401,15 @@ impl World {
         if self.answers_neighbours {
             match &parsed.body {
                 Body::Arp(arp) if arp.operation == 1 && arp.target == me.v4 => {
-                    let reply = Arp { operation: 2, sender_mac: me.mac, sender: me.v4, target_mac: arp.sender_mac, target: arp.sender };
+                    let reply =
+                        Arp { operation: 2, sender_mac: me.mac, sender: me.v4, target_mac: arp.sender_mac, target: arp.sender };
                     let frame = wire::ethernet(me.mac, arp.sender_mac, wire::ETHERTYPE_ARP, &reply.bytes());
                     self.input(PORT, &frame, FrameMeta::default());
                 }
                 Body::Icmp(Icmp { kind: 135, source, payload, .. }) if payload.get(..16) == Some(&me.v6.octets()) => {
                     let payload = [&me.v6.octets()[..], &[2, 1], &me.mac.0].concat();
-                    let answer = Icmp { source: me.v6.into(), destination: *source, kind: 136, code: 0, rest: [0x60, 0, 0, 0], payload };
+                    let answer =
+                        Icmp { source: me.v6.into(), destination: *source, kind: 136, code: 0, rest: [0x60, 0, 0, 0], payload };
                     let frame = wire::ip_frame(me.mac, parsed.source, &answer.packet());
                     self.input(PORT, &frame, FrameMeta::default());
                 }

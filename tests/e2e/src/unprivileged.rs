@@ -1,0 +1,83 @@
+//! Commands that run as somebody without rights.
+//!
+//! Run by root, as on a build machine, the tests drop to a user whom nobody else uses, and who owns nothing and may do nothing. On such
+//! machines `/dev/net/tun` is often closed to others than root; in a mount namespace of the command's own, another node stands in its
+//! place that everybody may open, as on most distributions. Run by anybody else, they run as that user.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::programs::Stage;
+
+/// Who the commands run as, when root runs the tests. No distribution gives this number to anybody.
+pub const USER: u32 = 4242;
+
+/// What is special about the surroundings of a command.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Surroundings {
+    /// The host's network is a fresh namespace with nothing but a loopback interface.
+    pub without_network: bool,
+    /// The limit of open files, soft and hard.
+    pub open_files: Option<u32>,
+    /// What the program writes to descriptor 3 goes to the standard output, and descriptor 4 ends with the standard input. What it prints
+    /// goes to the standard error.
+    pub extra_descriptors: bool,
+    /// `/dev/net/tun` is not there.
+    pub without_tun: bool,
+}
+
+/// A command that runs `words` as an unprivileged user, with the programs of `stage` in its search path.
+pub fn command(stage: &Stage, surroundings: Surroundings, words: &[&str]) -> Command {
+    let root = rustix::process::geteuid().is_root();
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "unshare"]);
+    if root {
+        command.arg("--mount");
+    } else if surroundings.without_network || surroundings.without_tun {
+        command.args(["--user", "--map-root-user", "--mount"]);
+    }
+    if surroundings.without_network {
+        command.arg("--net");
+    }
+    command.args(["--", "sh", "-c", &script(root, surroundings), "sh"]).args(words);
+    command.env_clear();
+    command.env("PATH", stage.search_path()).env("HOME", stage.path()).env("LC_ALL", "C").env("SHELL", "/bin/sh");
+    command.current_dir(stage.path()).stdin(Stdio::null());
+    command
+}
+
+fn script(root: bool, surroundings: Surroundings) -> String {
+    let mut script = String::from("set -e\n");
+    if surroundings.without_tun {
+        script.push_str("mkdir -p /dev/net; mount -t tmpfs none /dev/net\n");
+    } else if root {
+        script.push_str("mkdir -p /dev/net; mount -t tmpfs -o mode=0755 none /dev/net\n");
+        script.push_str("mknod /dev/net/tun c 10 200; chmod 0666 /dev/net/tun\n");
+    }
+    if surroundings.without_network {
+        script.push_str("ip link set lo up\n");
+    }
+    if let Some(limit) = surroundings.open_files {
+        script.push_str(&format!("ulimit -n {limit}\n"));
+    }
+    script.push_str("exec ");
+    if root {
+        script.push_str(&format!("setpriv --reuid {USER} --regid {USER} --clear-groups --inh-caps=-all --pdeathsig KILL -- "));
+    }
+    script.push_str("\"$@\"");
+    if surroundings.extra_descriptors {
+        script.push_str(" 3>&1 4<&0 </dev/null >&2");
+    }
+    script
+}
+
+/// Makes a file of the test's belong to the user whom the commands run as.
+///
+/// # Panics
+///
+/// When that fails.
+pub fn give_away(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("root may give files away");
+    }
+}
