@@ -231,6 +231,7 @@ impl Stack {
             self.shared.counters.neighbours_evicted += 1;
         }
         self.tcp.neighbour_found(ip, station);
+        self.udp.neighbour_found(ip);
     }
 
     /// Takes news of a socket.

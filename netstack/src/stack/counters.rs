@@ -50,8 +50,6 @@ counters! {
     drop_too_large,
     /// Dropped: a datagram from a host to which the mapping has never sent (RFC 4787 section 5).
     drop_filtered,
-    /// Dropped: the station of the guest's address is not known (yet).
-    drop_no_neighbour,
     /// DHCP messages that were not answered.
     dhcp_refused,
     /// DNS questions that were not taken, because too many were in work.

@@ -78,6 +78,8 @@ pub(crate) struct Relay {
 struct Listener {
     socket: SocketId,
     guest: SocketAddr,
+    /// When accepting is tried again without an event.
+    retry: Option<Instant>,
 }
 
 /// A connection, for people and programs to look at.

@@ -47,6 +47,8 @@ pub(crate) struct Nat {
     ready: VecDeque<Owner>,
     /// Sockets whose datagrams wait until a full port has room.
     blocked: HashMap<PortId, Vec<Owner>, Keyed>,
+    /// Forwards whose datagrams wait until the station of their guest is known.
+    seeking: HashMap<IpAddr, Vec<u32>, Keyed>,
     full_cone: bool,
 }
 
@@ -57,6 +59,7 @@ impl Nat {
             forwards: Forwards::new(limits, timeouts, hash),
             ready: VecDeque::new(),
             blocked: HashMap::with_hasher(hash),
+            seeking: HashMap::with_hasher(hash),
             full_cone,
         }
     }
@@ -155,6 +158,14 @@ impl Nat {
         }
     }
 
+    /// The station of an address is known now: datagrams for it can be delivered.
+    pub(crate) fn neighbour_found(&mut self, ip: IpAddr) {
+        if !self.seeking.is_empty() {
+            let found = self.seeking.remove(&ip).into_iter().flatten();
+            self.ready.extend(found.map(|id| Owner::UdpForward { id }));
+        }
+    }
+
     /// The timer of a mapping or a client has come due.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>, shared: &mut Shared, owner: Owner) {
         match owner {
@@ -194,7 +205,7 @@ impl Nat {
                 let Some(guest) = self.forwards.get(id).map(|forward| forward.guest) else { return Turn::Done };
                 match shared.neighbours.station(cx.now, guest.ip()) {
                     Some(station) => (guest, station),
-                    None => return self.receive_for_nobody(cx, shared, socket, guest),
+                    None => return self.seek(cx, shared, id, guest.ip()),
                 }
             }
             _ => return Turn::Done,
@@ -204,17 +215,14 @@ impl Nat {
         if offloads.uso { arrival.in_place(cx, shared, socket) } else { arrival.by_copy(cx, shared, socket) }
     }
 
-    /// The guest of a forward is not known yet: it is asked for, and the datagram is lost, as it would be on any link.
-    fn receive_for_nobody(&mut self, cx: &mut Context<'_>, shared: &mut Shared, socket: SocketId, guest: SocketAddr) -> Turn {
-        shared.solicit(cx, guest.ip());
-        let mut byte = [0; 1];
-        match cx.host.receive_from(socket, &mut [ChunkMut::from(&mut byte[..])]) {
-            Ok(_) => {
-                shared.counters.drop_no_neighbour += 1;
-                Turn::More
-            }
-            Err(_) => Turn::Done,
+    /// The guest of a forward is not known yet: it is asked for, and the datagrams wait in the socket, as RFC 1122 section 2.3.2.2 asks.
+    fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, forward: u32, guest: IpAddr) -> Turn {
+        let waiting = self.seeking.entry(guest).or_default();
+        if !waiting.contains(&forward) {
+            waiting.push(forward);
         }
+        shared.solicit(cx, guest);
+        Turn::Done
     }
 
     /// How the guest of `owner` sees a sender; `None` if it may not see it at all.

@@ -263,6 +263,23 @@ fn a_window_that_opens_after_hours_is_used_as_if_it_had_never_been_closed() {
 }
 
 #[test]
+fn a_guest_that_takes_its_window_back_and_drops_what_was_under_way_gets_it_again() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Idle).greeting(b"0123456789"));
+        let mut hand = Hand::open(&mut world, PORT, server);
+        hand.take(&mut world);
+        hand.window = 0;
+        hand.acknowledge(&mut world);
+        world.pass(Duration::from_millis(100));
+        hand.window = 0xffff;
+        hand.acknowledge(&mut world);
+        world.pass(Duration::from_secs(2));
+        assert_eq!(hand.receive(&mut world).0, b"0123456789");
+    }
+}
+
+#[test]
 fn a_guest_that_vanishes_behind_a_closed_window_is_given_up() {
     for server in SERVERS {
         let mut world = World::by_hand();

@@ -181,9 +181,10 @@ impl Relay {
         if cx.now < at {
             return Self::arm_retransmit(flow, id, shared, at);
         }
-        // A guest that keeps its window closed is alive as long as it answers; everything else must be acknowledged some time.
+        // A guest may keep its window closed for as long as it answers; everything else must be acknowledged some time.
         let window_closed = flow.phase == Phase::Open && flow.snd_wnd == 0;
-        if flow.rtt.backoff >= MAX_BACKOFF && !window_closed {
+        let unanswered = if window_closed { flow.probes } else { flow.rtt.backoff };
+        if unanswered >= MAX_BACKOFF {
             shared.counters.tcp_expired += 1;
             return self.abort(cx, shared, id);
         }
@@ -192,6 +193,7 @@ impl Relay {
             Phase::Open if window_closed => {
                 flow.rewind();
                 flow.todo.probe = true;
+                flow.probes += 1;
             }
             Phase::Open => {
                 shared.counters.tcp_timeouts += 1;

@@ -96,7 +96,7 @@ pub(crate) struct Flow {
     pub(crate) retransmit_set: Option<Instant>,
     /// When the guest or the host was last heard of.
     pub(crate) heard: Instant,
-    /// The guest was asked whether it is still there and has not answered yet: how often.
+    /// How often the guest was asked whether it is still there, or whether its window is still closed, since it answered last.
     pub(crate) probes: u8,
     /// For when the wheel has an entry for the expiry timer.
     pub(crate) expire_set: Option<Instant>,

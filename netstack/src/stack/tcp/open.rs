@@ -151,13 +151,13 @@ impl Relay {
     ) -> io::Result<SocketAddr> {
         let entry = self.listeners.vacant_entry();
         let (socket, bound) = listen(Owner::TcpListener { id: entry.key() as u32 })?;
-        entry.insert(Listener { socket, guest });
+        entry.insert(Listener { socket, guest, retry: None });
         Ok(bound)
     }
 
     /// Clients have connected to a forward.
     pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, listener: u32) {
-        while let Some(Listener { socket: listening, guest }) = self.listeners.get(listener as usize) {
+        while let Some(Listener { socket: listening, guest, .. }) = self.listeners.get(listener as usize) {
             let (listening, guest) = (*listening, *guest);
             // The token of the flow is not known before there is a flow, and there is none before it is known who has connected.
             match cx.host.accept(listening, Owner::TcpListener { id: listener }.token()) {
@@ -167,9 +167,19 @@ impl Relay {
                 Err(_) => {
                     // No descriptors are left. Those who wait make no further event, so they are looked for again soon.
                     shared.counters.tcp_limit_host += 1;
-                    return shared.wheel.set(cx.now + ACCEPT_RETRY, Owner::TcpListener { id: listener });
+                    return self.accept_later(cx, shared, listener);
                 }
             }
+        }
+    }
+
+    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, listener: u32) {
+        if let Some(Listener { retry, .. }) = self.listeners.get_mut(listener as usize)
+            && retry.is_none_or(|at| at <= cx.now)
+        {
+            let at = cx.now + ACCEPT_RETRY;
+            *retry = Some(at);
+            shared.wheel.set(at, Owner::TcpListener { id: listener });
         }
     }
 

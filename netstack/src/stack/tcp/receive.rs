@@ -177,6 +177,14 @@ impl Relay {
         // RFC 9293 section 3.10.7.4: an old segment must not undo a newer window.
         if flow.snd_wl1 < segment.seq || flow.snd_wl1 == segment.seq && flow.snd_wl2 <= ack {
             let opened = window > flow.snd_wnd;
+            if opened && flow.snd_wnd == 0 {
+                // How long it was closed says nothing about how long to wait for what is sent now.
+                flow.rtt.backoff = 0;
+                if flow.retransmit_at.is_some() {
+                    let at = cx.now + flow.rtt.timeout();
+                    Self::arm_retransmit(flow, id, shared, at);
+                }
+            }
             flow.snd_wnd = window;
             flow.max_wnd = flow.max_wnd.max(window);
             flow.snd_wl1 = segment.seq;

@@ -196,12 +196,16 @@ impl Relay {
     /// Notes that `len` bytes from `snd_nxt` on were sent.
     fn data_sent(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, len: usize) {
         let Some(flow) = self.table.get_mut(id) else { return };
-        if std::mem::take(&mut flow.todo.probe) {
-            shared.counters.tcp_window_probes += 1;
-        }
+        let len = u32::try_from(len).unwrap_or(0);
         flow.todo.ack = false;
         flow.heard = cx.now;
-        flow.advance(u32::try_from(len).unwrap_or(0), cx.now);
+        if std::mem::take(&mut flow.todo.probe) {
+            shared.counters.tcp_window_probes += 1;
+            // The guest need not take what is beyond its window: once it opens, what is sent begins with the same byte.
+            flow.snd_max = flow.snd_max.max(flow.snd_nxt + len);
+        } else {
+            flow.advance(len, cx.now);
+        }
         if flow.retransmit_at.is_none() {
             let at = cx.now + flow.rtt.timeout();
             Self::arm_retransmit(flow, id, shared, at);
