@@ -30,7 +30,7 @@ use crate::host::kernel::KernelHost;
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
 use crate::stack::{Context, Stack};
-use crate::switch::Switch;
+use crate::switch::{Forwarding, Switch};
 use crate::time::{Duration, Instant};
 
 /// Frames that one port hands in before sockets get their turn.
@@ -214,6 +214,10 @@ impl Engine {
         for port in ports.iter_mut().filter(|port| port.readable) {
             let Some((ingress, egress)) = switch.split(port.id) else { continue };
             let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| {
+                let forwarding = egress.forward(now, port.id, &frame, |mac| stack.is_ours(mac));
+                if matches!(forwarding, Forwarding::Forwarded | Forwarding::Dropped) {
+                    return;
+                }
                 stack.input(&mut Context { now, link: egress, host, services: gateway }, port.id, &frame);
             });
             match received {
@@ -280,9 +284,12 @@ impl Engine {
             if port.readable {
                 woken = Some(Woken::Turn);
             }
-            if self.stack.waits_for(port.id)
-                && let Some(egress) = self.switch.egress().get(port.id)
+            // What a flush had to leave is driven out by waiting, also if the stack waits for nothing.
+            let waits = self.stack.waits_for(port.id);
+            if let Some(egress) = self.switch.egress().get(port.id)
+                && (waits || !egress.is_flushed())
                 && egress.poll_writable(cx).is_ready()
+                && waits
             {
                 self.stack.port_writable(port.id);
                 woken = Some(Woken::Turn);
