@@ -68,7 +68,9 @@ pub enum EngineError {
 
 fn why_not_bound(address: &SocketAddr, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!("port {} is taken by another program; choose another one, or end that program", address.port()),
+        io::ErrorKind::AddrInUse => {
+            format!("port {} is taken by another program; choose another one, or end that program", address.port())
+        }
         io::ErrorKind::PermissionDenied => {
             let port = address.port();
             format!("port {port} is privileged; choose one from 1024 on, or lower net.ipv4.ip_unprivileged_port_start")
@@ -213,12 +215,13 @@ impl Engine {
         let Self { stack, host, switch, gateway, ports, .. } = self;
         for port in ports.iter_mut().filter(|port| port.readable) {
             let Some((ingress, egress)) = switch.split(port.id) else { continue };
-            let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| {
-                let forwarding = egress.forward(now, port.id, &frame, |mac| stack.is_ours(mac));
-                if matches!(forwarding, Forwarding::Forwarded | Forwarding::Dropped) {
-                    return;
+            let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| match egress
+                .forward(now, port.id, &frame, |mac| stack.is_ours(mac))
+            {
+                Forwarding::ToEngine | Forwarding::ToEngineAndOthers => {
+                    stack.input(&mut Context { now, link: egress, host, services: gateway }, port.id, &frame);
                 }
-                stack.input(&mut Context { now, link: egress, host, services: gateway }, port.id, &frame);
+                Forwarding::Forwarded | Forwarding::Dropped => {}
             });
             match received {
                 Ok(count) => {
@@ -284,12 +287,9 @@ impl Engine {
             if port.readable {
                 woken = Some(Woken::Turn);
             }
-            // What a flush had to leave is driven out by waiting, also if the stack waits for nothing.
-            let waits = self.stack.waits_for(port.id);
-            if let Some(egress) = self.switch.egress().get(port.id)
-                && (waits || !egress.is_flushed())
+            if self.stack.waits_for(port.id)
+                && let Some(egress) = self.switch.egress().get(port.id)
                 && egress.poll_writable(cx).is_ready()
-                && waits
             {
                 self.stack.port_writable(port.id);
                 woken = Some(Woken::Turn);
@@ -377,9 +377,11 @@ fn bind_forwards(config: &Config, stack: &mut Stack, host: &mut KernelHost) -> R
             let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
             let guest = SocketAddr::new(ip, rule.guest_port.saturating_add(n));
             let protocol = rule.protocol;
-            let address = stack
-                .forward(host, protocol, address, guest)
-                .map_err(|source| EngineError::Forward { protocol, address, source })?;
+            let address = stack.forward(host, protocol, address, guest).map_err(|source| EngineError::Forward {
+                protocol,
+                address,
+                source,
+            })?;
             forwards.push(BoundForward { protocol, address, guest });
         }
     }

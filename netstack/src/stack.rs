@@ -313,7 +313,13 @@ impl Stack {
     /// # Errors
     ///
     /// When the address cannot be bound.
-    pub fn forward(&mut self, host: &mut dyn Host, protocol: Protocol, address: SocketAddr, guest: SocketAddr) -> io::Result<SocketAddr> {
+    pub fn forward(
+        &mut self,
+        host: &mut dyn Host,
+        protocol: Protocol,
+        address: SocketAddr,
+        guest: SocketAddr,
+    ) -> io::Result<SocketAddr> {
         match protocol {
             Protocol::Tcp => self.tcp.add_listener(|owner| host.listen(address, owner.token()), guest),
             Protocol::Udp => self.udp.add_forward(|owner| host.bind_datagram(address, owner.token()), guest),

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -42,7 +43,6 @@ pub struct KernelHost {
     /// Whether TCP sockets know `SO_PEEK_OFF` (Linux 6.9).
     peek_offset: bool,
     skip: Vec<u8>,
-    buffer: Vec<epoll::Event>,
 }
 
 struct Entry {
@@ -76,7 +76,6 @@ impl KernelHost {
             services,
             peek_offset: sys::set_peek_offset(probe.as_fd(), 0).is_ok(),
             skip: Vec::new(),
-            buffer: Vec::with_capacity(EVENTS),
         })
     }
 
@@ -155,15 +154,12 @@ fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
 
 impl Host for KernelHost {
     fn events(&mut self, events: &mut Vec<Event>) {
-        let Self { epoll, sockets, buffer, .. } = self;
-        buffer.clear();
+        let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         // EINTR and everything else mean the same: there is nothing to tell now.
-        if epoll::wait(&*epoll, rustix::buffer::spare_capacity(buffer), Some(&AT_ONCE)).is_err() {
-            return;
-        }
-        events.extend(buffer.iter().filter_map(|event| {
+        let Ok((news, _)) = epoll::wait(&self.epoll, &mut buffer, Some(&AT_ONCE)) else { return };
+        events.extend(news.iter().filter_map(|event| {
             let (data, flags) = (event.data, event.flags);
-            let entry = sockets.get(usize::try_from(data.u64()).ok()?)?;
+            let entry = self.sockets.get(usize::try_from(data.u64()).ok()?)?;
             Some(Event {
                 token: entry.token,
                 readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP),
@@ -316,6 +312,9 @@ fn local_address(socket: &Socket) -> SocketAddr {
 
 impl fmt::Debug for KernelHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KernelHost").field("sockets", &self.sockets.len()).field("peek_offset", &self.peek_offset).finish_non_exhaustive()
+        f.debug_struct("KernelHost")
+            .field("sockets", &self.sockets.len())
+            .field("peek_offset", &self.peek_offset)
+            .finish_non_exhaustive()
     }
 }

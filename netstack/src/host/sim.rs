@@ -106,6 +106,9 @@ pub struct SimHost {
     now: Instant,
     random: u64,
     slots: Vec<Option<Slot>>,
+    /// Numbers of slots that are free, and ports that sockets have, with how many of them.
+    free: BTreeSet<usize>,
+    ports: HashMap<u16, usize>,
     connections: Vec<Connection>,
     /// Connections in whose life something happened since they were last settled, in that order.
     touched: VecDeque<ConnectionId>,
@@ -152,6 +155,8 @@ impl SimHost {
             now: Instant::ZERO,
             random: seed,
             slots: Vec::new(),
+            free: BTreeSet::new(),
+            ports: HashMap::new(),
             connections: Vec::new(),
             touched: VecDeque::new(),
             alarms: BTreeSet::new(),
@@ -224,7 +229,7 @@ impl SimHost {
 
     /// Sockets that the stack has open.
     pub fn open_sockets(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.slots.len() - self.free.len()
     }
 
     /// How often the stack has called.
@@ -287,13 +292,35 @@ impl SimHost {
 
     /// Takes the lowest free number, as a descriptor table does.
     fn open(&mut self, token: Token, socket: Socket) -> SocketId {
-        let slot = Slot { token, pending: News::default(), socket };
-        let index = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+        *self.ports.entry(self.port_of(&socket)).or_default() += 1;
+        let index = self.free.pop_first().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        self.slots[index] = Some(slot);
+        self.slots[index] = Some(Slot { token, pending: News::default(), socket });
         SocketId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    fn free(&mut self, id: SocketId) -> Option<Socket> {
+        let index = id.0 as usize;
+        let slot = self.slots.get_mut(index)?.take()?;
+        self.free.insert(index);
+        let port = self.port_of(&slot.socket);
+        if let Some(count) = self.ports.get_mut(&port) {
+            *count -= 1;
+            if *count == 0 {
+                self.ports.remove(&port);
+            }
+        }
+        Some(slot.socket)
+    }
+
+    fn port_of(&self, socket: &Socket) -> u16 {
+        match socket {
+            Socket::Stream(id) => self.connections[id.0].local().port(),
+            Socket::Listener(listener) => listener.address.port(),
+            Socket::Datagram(socket) => socket.local.port(),
+        }
     }
 
     fn room_for_a_socket(&self) -> io::Result<()> {
@@ -324,17 +351,13 @@ impl SimHost {
         Err(error)
     }
 
-    /// An ephemeral port that no socket of this host has.
+    /// An ephemeral port that no socket of this host has; when all are in use, one that streams may share, as their peers differ.
     fn free_port(&mut self) -> u16 {
+        const FIRST: u16 = 32_768;
         loop {
             let port = self.next_port;
-            self.next_port = if port >= 60_999 { 32_768 } else { port + 1 };
-            let taken = self.slots.iter().flatten().any(|slot| match &slot.socket {
-                Socket::Stream(id) => self.connections[id.0].local().port() == port,
-                Socket::Listener(listener) => listener.address.port() == port,
-                Socket::Datagram(socket) => socket.local.port() == port,
-            });
-            if !taken {
+            self.next_port = port.checked_add(1).unwrap_or(FIRST);
+            if !self.ports.contains_key(&port) || self.ports.len() > usize::from(u16::MAX - FIRST) {
                 return port;
             }
         }
@@ -494,21 +517,20 @@ impl Host for SimHost {
     fn close(&mut self, socket: SocketId) {
         self.calls.close += 1;
         self.slot(socket);
-        let Some(slot) = self.slots.get_mut(socket.0 as usize).and_then(Option::take) else { return };
-        match slot.socket {
-            Socket::Stream(id) => {
+        match self.free(socket) {
+            Some(Socket::Stream(id)) => {
                 self.touched.push_back(id);
                 self.connections[id.0].close_by_stack();
             }
-            Socket::Listener(listener) => self.abandon(listener),
-            Socket::Datagram(_) => {}
+            Some(Socket::Listener(listener)) => self.abandon(listener),
+            Some(Socket::Datagram(_)) | None => {}
         }
     }
 
     fn reset(&mut self, stream: SocketId) {
         self.calls.reset += 1;
         self.stream(stream).reset_by_stack();
-        self.slots[stream.0 as usize] = None;
+        self.free(stream);
     }
 }
 

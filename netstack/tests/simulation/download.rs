@@ -209,7 +209,7 @@ fn a_guest_that_vanishes_is_given_up_and_its_server_told() {
 fn a_closed_window_is_probed_until_it_opens() {
     for server in SERVERS {
         let mut world = World::by_hand();
-        world.host.serve(server, Server::new(Program::Source(50_000)));
+        world.host.serve(server, Server::new(Program::Source(200_000)));
         let mut hand = Hand::open(&mut world, PORT, server);
         let first = hand.take(&mut world);
         hand.ack = first.last().map(|segment| segment.seq.wrapping_add(segment.sequence_len())).unwrap();
@@ -235,7 +235,45 @@ fn a_closed_window_is_probed_until_it_opens() {
         assert!(!more.is_empty() && more[0].seq == hand.ack, "{more:?}");
         let taken = first.iter().map(|segment| segment.payload.len()).sum::<usize>();
         let (data, end) = receive_from(&mut hand, &mut world, more);
-        assert!(data == bytes(50_000)[taken..] && end);
+        assert!(data == bytes(200_000)[taken..] && end);
+    }
+}
+
+#[test]
+fn a_window_that_opens_after_hours_is_used_as_if_it_had_never_been_closed() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Source(200_000)));
+        let mut hand = Hand::open(&mut world, PORT, server);
+        let first = hand.take(&mut world);
+        hand.ack = first.last().map(|segment| segment.seq.wrapping_add(segment.sequence_len())).unwrap();
+        hand.window = 0;
+        for _ in 0..100 {
+            hand.acknowledge(&mut world);
+            world.pass(Duration::from_secs(60));
+        }
+        hand.take(&mut world);
+        hand.window = 0xffff;
+        hand.acknowledge(&mut world);
+        assert!(!hand.take(&mut world).is_empty());
+        // All of that is lost. The time-outs of the closed window are no measure for it.
+        world.pass(Duration::from_millis(3100));
+        assert_eq!(hand.take(&mut world)[0].seq, hand.ack);
+    }
+}
+
+#[test]
+fn a_guest_that_vanishes_behind_a_closed_window_is_given_up() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Source(200_000)));
+        let mut hand = Hand::open(&mut world, PORT, server);
+        let first = hand.take(&mut world);
+        hand.ack = first.last().map(|segment| segment.seq.wrapping_add(segment.sequence_len())).unwrap();
+        hand.window = 0;
+        hand.acknowledge(&mut world);
+        world.pass(Duration::from_secs(3 * 3600));
+        assert_eq!((world.host.open_sockets(), world.counters().tcp_expired), (0, 1));
     }
 }
 
@@ -243,7 +281,7 @@ fn a_closed_window_is_probed_until_it_opens() {
 fn a_window_update_that_is_lost_does_no_harm() {
     for server in SERVERS {
         let mut world = World::by_hand();
-        world.host.serve(server, Server::new(Program::Source(50_000)));
+        world.host.serve(server, Server::new(Program::Source(200_000)));
         let mut hand = Hand::open(&mut world, PORT, server);
         let first = hand.take(&mut world);
         hand.ack = first.last().map(|segment| segment.seq.wrapping_add(segment.sequence_len())).unwrap();

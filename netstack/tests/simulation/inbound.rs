@@ -225,6 +225,25 @@ fn a_client_that_waits_for_a_descriptor_is_served_once_there_is_one() {
 }
 
 #[test]
+fn clients_that_wait_for_descriptors_are_looked_for_at_one_pace_however_many_they_are() {
+    let (listen, client, guest) = families()[0];
+    let mut world = World::by_hand();
+    world.forward(Protocol::Tcp, listen, guest);
+    world.host.set_max_sockets(1);
+    for port in 1000..1200 {
+        world.host.dial(listen, SocketAddr::new(client.ip(), port), &Server::new(Program::Idle)).unwrap();
+        world.pass(Duration::from_millis(1));
+    }
+    let before = world.host.calls().accept;
+    world.pass(Duration::from_secs(1));
+    let tries = world.host.calls().accept - before;
+    assert!((1..=20).contains(&tries), "{tries} in a second");
+    world.host.set_max_sockets(usize::MAX);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.counters().tcp_accepted, 200);
+}
+
+#[test]
 fn clients_beyond_the_limit_are_turned_away_at_once() {
     use netstack::config::{Config, Limits};
     let (listen, client, guest) = families()[0];

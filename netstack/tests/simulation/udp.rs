@@ -289,11 +289,12 @@ fn a_port_that_is_full_loses_no_more_than_datagrams_may_be() {
 }
 
 #[test]
-fn a_forward_leads_to_a_guest_and_its_answers_back() {
+fn a_forward_leads_to_a_guest_that_must_be_looked_for_and_its_answers_back() {
     for (listen, client, guest) in [
         (SocketAddr::new(HOST_V4.into(), 5353), at("203.0.113.9:4000"), at("10.0.2.15:53")),
         (SocketAddr::new(HOST_V6.into(), 5353), at("[2001:db8:9::9]:4000"), at("[fec0::15]:53")),
     ] {
+        // Whether the guest is known yet or has to be looked for first: RFC 1122 section 2.3.2.2.
         let mut world = World::by_hand();
         world.forward(Protocol::Udp, listen, guest);
         world.host.inject_udp(listen, client, b"question");

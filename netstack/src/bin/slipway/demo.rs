@@ -128,15 +128,13 @@ async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Rep
                 report.steps.push(step);
             }
             Message::Serving => {
-                for (protocol, address) in
-                    forwards.iter().flat_map(|forward| forward.bound.iter().map(|bound| (forward.rule.protocol, *bound)))
-                {
-                    let (name, check): (_, fn(SocketAddr) -> io::Result<String>) = match protocol {
+                for forward in &forwards {
+                    let (name, check): (_, fn(SocketAddr) -> io::Result<String>) = match forward.protocol {
                         Protocol::Tcp => ("TCP from the host to the guest", tcp_to_guest),
                         Protocol::Udp => ("UDP from the host to the guest", udp_to_guest),
                     };
                     progress.begin(name.to_owned());
-                    report.steps.push(from_host(name, address, check).await);
+                    report.steps.push(from_host(name, forward.address, check).await);
                     progress.end();
                 }
                 let _ = child.link.send(b"done", None);

@@ -23,8 +23,12 @@ pub(crate) fn with_engine<T>(config: &Config, story: impl AsyncFnOnce(Handle) ->
         let engine = Engine::new(config).map_err(|err| Failure::new("cannot start the network").because_of(&err))?;
         let handle = engine.handle();
         let mut running = pin!(engine.run());
+        let story = async {
+            tell_forwards(&handle).await;
+            story(handle.clone()).await
+        };
         let told = tokio::select! {
-            told = story(handle.clone()) => told,
+            told = story => told,
             () = &mut running => return Err(Failure::new("the network has stopped by itself")),
         };
         handle.shutdown();
@@ -33,6 +37,13 @@ pub(crate) fn with_engine<T>(config: &Config, story: impl AsyncFnOnce(Handle) ->
         }
         told
     })
+}
+
+/// Where a forward was to have any free port, only this tells which one it has.
+async fn tell_forwards(handle: &Handle) {
+    for forward in handle.host_forwards().await.unwrap_or_default() {
+        tracing::info!("forwarding {forward}");
+    }
 }
 
 /// A runtime on this thread alone.

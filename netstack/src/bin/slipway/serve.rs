@@ -31,7 +31,6 @@ async fn serve(handle: Handle, ports: &[PortSpec], mtu: u16) -> Result<(), Failu
         tracing::info!(port = %format_args!("stream:{address}"), "listening");
         tasks.spawn(accept_all(handle.clone(), listener, mtu));
     }
-    tell_forwards(&handle).await;
     tokio::select! {
         signal = termination.asked() => tracing::info!(signal, "asked to end"),
         // Tasks that accept never end.
@@ -53,15 +52,6 @@ fn listen(port: &PortSpec) -> Result<StreamListener, Failure> {
             _ => failure,
         }
     })
-}
-
-/// With port 0 only this tells which port it has become.
-async fn tell_forwards(handle: &Handle) {
-    for forward in handle.host_forwards().await.unwrap_or_default() {
-        for (host, guest_port) in forward.bound.iter().zip(forward.rule.guest_port..) {
-            tracing::info!(protocol = ?forward.rule.protocol, %host, guest_port, "forwarding");
-        }
-    }
 }
 
 async fn accept_all(handle: Handle, listener: StreamListener, mtu: u16) {

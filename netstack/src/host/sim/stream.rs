@@ -382,7 +382,8 @@ impl Connection {
         self.send_capacity = capacity;
     }
 
-    /// Makes each send take at most so many bytes, whatever room [`super::Host::send_room`] tells; 0 makes it block. `None`: no more.
+    /// Makes each send take at most so many bytes, whatever room [`super::Host::send_room`] tells. With 0 they block, and nothing becomes
+    /// writable, as when a kernel is short of memory. `None` ends it.
     pub const fn take_at_most(&mut self, len: Option<usize>) {
         self.take_at_most = len;
     }
@@ -522,7 +523,8 @@ impl Connection {
             }
         }
         while self.state == State::Established && (self.read_by_program() | self.write_by_program()) {}
-        if self.wants_writable && self.state == State::Established && self.free() * 3 >= self.send_capacity {
+        let takes = self.take_at_most != Some(0);
+        if self.wants_writable && takes && self.state == State::Established && self.free() * 3 >= self.send_capacity {
             self.wants_writable = false;
             self.unposted.writable = true;
         }

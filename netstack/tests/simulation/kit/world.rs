@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use netstack::addr::MacAddr;
-use netstack::config::{Config, HostForward, Protocol};
-use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
+use netstack::config::{Config, Protocol};
+use netstack::frame::{Checksum, Chunk, Frame, FrameMeta, Offloads};
 use netstack::host::Host;
 use netstack::host::sim::SimHost;
 use netstack::port::PortId;
@@ -126,7 +126,7 @@ impl World {
             trace: VecDeque::new(),
         };
         // The first router advertisement is not part of any story.
-        world.settle();
+        world.pass(Duration::from_millis(2));
         world.inbox.clear();
         world
     }
@@ -155,15 +155,7 @@ impl World {
 
     /// Forwards a port of the host to a port of a guest.
     pub(crate) fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
-        let rule = HostForward {
-            protocol,
-            host: host.ip(),
-            host_port: host.port(),
-            count: 1,
-            guest: Some(guest.ip()),
-            guest_port: guest.port(),
-        };
-        self.stack.forward(&mut self.host, &rule, guest.ip()).unwrap();
+        self.stack.forward(&mut self.host, protocol, host, guest).unwrap();
         // What the stack said when it began is not part of any story.
         self.settle();
         self.inbox.clear();
@@ -388,7 +380,8 @@ impl World {
         if self.random.chance(self.faults.late) {
             at = at + Duration::from_micros(self.random.below(3000));
         }
-        if flight.to_stack && self.random.chance(self.faults.damaged) {
+        // What has no checksum yet cannot be damaged: it has crossed no wire.
+        if flight.to_stack && flight.meta.checksum == Checksum::Complete && self.random.chance(self.faults.damaged) {
             let bit = self.random.below(flight.frame.len() as u64 * 8);
             let byte = usize::try_from(bit / 8).unwrap();
             flight.frame[byte] ^= 1 << (bit % 8);

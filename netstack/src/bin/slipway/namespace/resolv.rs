@@ -71,7 +71,7 @@ enum Destination {
 }
 
 fn destination(path: &Path, hidden: &[PathBuf]) -> Destination {
-    let linked = fs::read_link(path).ok().map(|link| path.parent().unwrap_or(Path::new("/")).join(link));
+    let linked = fs::read_link(path).ok().map(|link| path.parent().unwrap_or_else(|| Path::new("/")).join(link));
     let within = linked.and_then(|file| Some(fs::canonicalize(file.parent()?).ok()?.join(file.file_name()?)));
     match within {
         Some(file) if hidden.iter().any(|dir| file.parent() == Some(dir)) => Destination::Hidden(file),
