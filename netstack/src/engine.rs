@@ -287,9 +287,12 @@ impl Engine {
             if port.readable {
                 woken = Some(Woken::Turn);
             }
-            if self.stack.waits_for(port.id)
-                && let Some(egress) = self.switch.egress().get(port.id)
+            // What a flush had to leave is driven out by waiting, also if the stack waits for nothing.
+            let waits = self.stack.waits_for(port.id);
+            if let Some(egress) = self.switch.egress().get(port.id)
+                && (waits || !egress.is_flushed())
                 && egress.poll_writable(cx).is_ready()
+                && waits
             {
                 self.stack.port_writable(port.id);
                 woken = Some(Woken::Turn);
