@@ -11,10 +11,13 @@ mod closing;
 mod download;
 mod hostile;
 mod inbound;
+mod leaving;
 mod limits;
 mod neighbours;
 mod opening;
 mod sequence;
+mod services;
+mod storm;
 mod udp;
 mod upload;
 

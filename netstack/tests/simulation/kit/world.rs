@@ -11,7 +11,7 @@ use netstack::frame::{Checksum, Chunk, Frame, FrameMeta, Offloads};
 use netstack::host::Host;
 use netstack::host::sim::SimHost;
 use netstack::port::PortId;
-use netstack::stack::{Context, Counters, Stack};
+use netstack::stack::{Context, Counters, DnsWayBack, Stack};
 use netstack::time::{Duration, Instant};
 
 use super::card;
@@ -159,6 +159,31 @@ impl World {
         // What the stack said when it began is not part of any story.
         self.settle();
         self.inbox.clear();
+    }
+
+    /// The answer to a DNS question is there.
+    pub(crate) fn send_dns(&mut self, way_back: &DnsWayBack, message: &[u8]) {
+        self.stack.send_dns(context!(self), way_back, message);
+        self.settle();
+    }
+
+    /// Takes a guest and its port away.
+    pub(crate) fn unplug(&mut self, port: PortId) {
+        self.link.cards.remove(&port);
+        self.guests.remove(&port);
+        self.in_flight.retain(|_, flight| flight.port != port);
+        self.stack.port_removed(context!(self), port);
+        self.settle();
+    }
+
+    /// Adds a port with a new guest behind it.
+    pub(crate) fn plug(&mut self, port: PortId) {
+        self.link.add(port, self.setup.mtu, self.setup.offloads);
+        let number = u8::try_from(port.0).unwrap();
+        self.flights += 1;
+        self.guests.insert(port, Guest::new(number, self.setup.mtu, self.setup.seed ^ self.flights << 8));
+        self.stack.port_added(context!(self), port);
+        self.settle();
     }
 
     // ---- By hand ----
