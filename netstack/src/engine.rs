@@ -287,9 +287,12 @@ impl Engine {
             if port.readable {
                 woken = Some(Woken::Turn);
             }
-            if self.stack.waits_for(port.id)
-                && let Some(egress) = self.switch.egress().get(port.id)
+            // What a flush had to leave is driven out by waiting, also if the stack waits for nothing.
+            let waits = self.stack.waits_for(port.id);
+            if let Some(egress) = self.switch.egress().get(port.id)
+                && (waits || !egress.is_flushed())
                 && egress.poll_writable(cx).is_ready()
+                && waits
             {
                 self.stack.port_writable(port.id);
                 woken = Some(Woken::Turn);
@@ -372,7 +375,7 @@ fn bind_forwards(config: &Config, stack: &mut Stack, host: &mut KernelHost) -> R
     let default = config.ipv4.as_ref().map(|ipv4| IpAddr::V4(ipv4.dhcp_start));
     let mut forwards = Vec::new();
     for rule in &config.host_forwards {
-        let ip = rule.guest.or(default).ok_or(EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
+        let ip = rule.guest.or(default).ok_or_else(|| EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
         for n in 0..rule.count {
             let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
             let guest = SocketAddr::new(ip, rule.guest_port.saturating_add(n));

@@ -362,7 +362,7 @@ impl Shared {
     /// The card from which frames of this source come: the virtual host's own, or that of the gateway which routes for it.
     fn router_mac(&self, source: IpAddr) -> MacAddr {
         let host = if self.policy.is_virtual_host(source) { Some(source) } else { self.policy.gateway(source.is_ipv4()) };
-        host.map_or(MacAddr::default(), MacAddr::of_virtual_host)
+        host.map_or_else(MacAddr::default, MacAddr::of_virtual_host)
     }
 
     fn dns_v6(&self) -> Option<IpAddr> {

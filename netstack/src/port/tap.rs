@@ -14,7 +14,6 @@ mod device;
 
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,12 +27,8 @@ pub use device::TapError;
 use super::{Egress, Halves, Ingress, Port, Sent};
 use crate::frame::{Chunk, ChunkMut, Frame, FrameMeta, FrameMut, MAX_FRAME, Offloads, vnet};
 
-/// The header in front of each frame. Without the count of buffers, which means nothing on a tap device: so the bytes in front of the
-/// payload of a TCP segment without options are 10 + 14 + 20 + 20 = 64, one line of the cache.
+/// The header in front of each frame, without the count of buffers, which means nothing on a tap device.
 const HEADER: usize = vnet::HEADER;
-
-/// Where buffers begin, so that headers and payload do not share lines of the cache.
-const ALIGNMENT: usize = 64;
 
 /// An open tap device.
 #[derive(Debug)]
@@ -108,37 +103,9 @@ impl Port for Tap {
     }
 }
 
-/// Memory for one frame and its header, aligned to [`ALIGNMENT`].
-struct Buffer {
-    memory: Vec<u8>,
-    place: Range<usize>,
-}
-
-impl Buffer {
-    fn new(len: usize) -> Self {
-        let memory = vec![0; len + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { memory, place: start..start + len }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.memory[self.place.clone()]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.place.clone()]
-    }
-}
-
-impl fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buffer({} bytes)", self.place.len())
-    }
-}
-
 struct TapIngress {
     fd: Arc<AsyncFd<OwnedFd>>,
-    buffer: Buffer,
+    buffer: Box<[u8]>,
     dropped: u64,
     /// Ends when the device is deleted, which is told as an error condition and not as readability.
     deletion: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -153,11 +120,11 @@ impl TapIngress {
             let _ = watched.ready(Interest::ERROR).await;
         });
         // One byte more than a frame can have, to recognise those that have more.
-        Self { fd, buffer: Buffer::new(HEADER + MAX_FRAME + 1), dropped: 0, deletion, deleted: false }
+        Self { fd, buffer: vec![0; HEADER + MAX_FRAME + 1].into_boxed_slice(), dropped: 0, deletion, deleted: false }
     }
 
     fn read(&mut self) -> io::Result<usize> {
-        let buffer = self.buffer.bytes_mut();
+        let buffer = &mut self.buffer[..];
         if self.deleted {
             return match device::read(self.fd.get_ref(), buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -181,7 +148,7 @@ impl Ingress for TapIngress {
                 Err(error) => return Err(end_of_device(error)),
             };
             received += 1;
-            match parse(&self.buffer.bytes()[..len]) {
+            match parse(&self.buffer[..len]) {
                 Some((frame, meta)) => sink(Frame::new(&[Chunk::from(frame)], meta)),
                 None => self.dropped += 1,
             }
@@ -209,7 +176,7 @@ impl Ingress for TapIngress {
 
 impl fmt::Debug for TapIngress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TapIngress").field("fd", &self.fd).field("dropped", &self.dropped).finish_non_exhaustive()
+        f.debug_struct("TapIngress").field("dropped", &self.dropped).finish_non_exhaustive()
     }
 }
 
@@ -223,12 +190,11 @@ fn parse(bytes: &[u8]) -> Option<(&[u8], FrameMeta)> {
     Some((frame, meta))
 }
 
-#[derive(Debug)]
 struct TapEgress {
     fd: Arc<AsyncFd<OwnedFd>>,
     mtu: u16,
     offloads: Offloads,
-    buffer: Buffer,
+    buffer: Box<[u8]>,
     /// Bytes of the header and frame in the buffer that the device has not taken; 0 if there is none.
     pending: usize,
     dropped: u64,
@@ -238,12 +204,12 @@ struct TapEgress {
 
 impl TapEgress {
     fn new(fd: Arc<AsyncFd<OwnedFd>>, mtu: u16, offloads: Offloads) -> Self {
-        Self { fd, mtu, offloads, buffer: Buffer::new(HEADER + MAX_FRAME), pending: 0, dropped: 0, broken: None }
+        Self { fd, mtu, offloads, buffer: vec![0; HEADER + MAX_FRAME].into_boxed_slice(), pending: 0, dropped: 0, broken: None }
     }
 
     /// Writes the frame in the buffer. It stays there, pending, if the device has no room.
     fn write(&mut self, len: usize) {
-        let bytes = &self.buffer.bytes()[..len];
+        let bytes = &self.buffer[..len];
         self.pending = 0;
         // A tap device nearly always takes a frame at once, so its readiness is looked at only when it did not: `try_io` then forgets a
         // readiness that is no more.
@@ -286,12 +252,12 @@ impl Egress for TapEgress {
         if self.broken.is_some() {
             return Sent::Declined;
         }
-        let Some(room) = self.buffer.bytes_mut()[HEADER..].get_mut(..capacity) else { return Sent::Declined };
+        let Some(room) = self.buffer[HEADER..].get_mut(..capacity) else { return Sent::Declined };
         let Some((len, meta)) = fill(&mut FrameMut::new(&mut [ChunkMut::from(&mut *room)])) else { return Sent::Declined };
         let frame = &room[..len.min(capacity)];
         let header = vnet::encode(&meta, vnet::header_len(&meta, frame.len(), |at| frame.get(at).copied()), 0);
         let len = HEADER + frame.len();
-        self.buffer.bytes_mut()[..HEADER].copy_from_slice(&header[..HEADER]);
+        self.buffer[..HEADER].copy_from_slice(&header[..HEADER]);
         self.write(len);
         Sent::Yes
     }
@@ -324,6 +290,12 @@ impl Egress for TapEgress {
 
     fn dropped(&self) -> u64 {
         self.dropped
+    }
+}
+
+impl fmt::Debug for TapEgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TapEgress").field("pending", &self.pending).field("dropped", &self.dropped).finish_non_exhaustive()
     }
 }
 

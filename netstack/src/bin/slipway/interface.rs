@@ -17,6 +17,9 @@ use crate::failure::Failure;
 /// The last part of the IPv6 address that we give, after the prefix: the same digits as in 10.0.2.15.
 const IPV6_HOST: u128 = 0x15;
 
+/// Where the kernel's IPv6 settings of each interface are, of the namespace of whoever looks.
+const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
+
 /// The addresses of one interface and their ways out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Addresses {
@@ -102,8 +105,8 @@ impl Netlink {
             self.add_route(route, gateway.into()).await?;
         }
         if let Some((address, gateway)) = addresses.ipv6 {
-            if !Path::new("/proc/sys/net/ipv6").exists() {
-                tracing::info!("this kernel has no IPv6: the interface gets none");
+            if !takes_ipv6(&interface.name) {
+                tracing::info!("IPv6 is off in this namespace: the interface gets no address of it");
                 return Ok(());
             }
             self.add_address(interface, address.into()).await?;
@@ -130,10 +133,16 @@ impl Netlink {
     }
 }
 
+/// Whether the kernel has IPv6 and this interface may use it; container engines switch it off where they know of no IPv6.
+fn takes_ipv6(name: &str) -> bool {
+    let disabled = fs::read_to_string(Path::new(IPV6_SETTINGS).join(name).join("disable_ipv6"));
+    disabled.is_ok_and(|disabled| disabled.trim() == "0")
+}
+
 /// Has the kernel use IPv6 addresses of this interface at once, without testing first whether somebody else has them, and make none of its
 /// own where `addresses` has one. Only a wish: where /proc/sys is read-only it takes a second longer.
 pub(crate) fn hasten_ipv6(interface: &Interface, addresses: Option<&Addresses>) {
-    let settings = Path::new("/proc/sys/net/ipv6/conf").join(&interface.name);
+    let settings = Path::new(IPV6_SETTINGS).join(&interface.name);
     let autoconf = addresses.filter(|addresses| addresses.ipv6.is_some()).map(|_| "autoconf");
     for setting in ["accept_dad"].into_iter().chain(autoconf) {
         if let Err(err) = fs::write(settings.join(setting), "0") {
