@@ -203,6 +203,15 @@ impl World {
         self.settle();
     }
 
+    /// The station sends several segments at once: the stack sees all of them before it does anything else.
+    pub(crate) fn give_batch(&mut self, segments: &[Segment]) {
+        for segment in segments {
+            let frame = wire::ip_frame(self.station().mac, GATEWAY, &segment.packet());
+            self.input(PORT, &frame, FrameMeta::default());
+        }
+        self.settle();
+    }
+
     /// The station sends an IP packet to the gateway.
     pub(crate) fn give_packet(&mut self, packet: &[u8]) {
         self.give_frame(&wire::ip_frame(self.station().mac, GATEWAY, packet));
