@@ -174,6 +174,42 @@ fn a_guest_that_started_anew_gets_its_connection_on_the_same_port() {
 }
 
 #[test]
+fn a_port_can_be_used_again_at_once_whoever_closed_first() {
+    for server in SERVERS {
+        for guest_first in [true, false] {
+            let mut world = World::by_hand();
+            world.host.serve(server, Server::new(Program::Idle));
+            let mut hand = Hand::open(&mut world, PORT, server);
+            if guest_first {
+                hand.finish(&mut world);
+            }
+            world.host.connection_mut(FIRST).finish();
+            world.settle();
+            hand.take(&mut world);
+            hand.ack = hand.ack.wrapping_add(1);
+            if guest_first {
+                hand.acknowledge(&mut world);
+            } else {
+                hand.finish(&mut world);
+            }
+            world.pass(Duration::from_millis(10));
+            hand.take(&mut world);
+            // RFC 9293 section 3.6.1: behind the old sequence numbers.
+            let mut again = Hand { seq: hand.seq + 100_000, ..hand };
+            world.give(&Segment {
+                ack: 0,
+                options: crate::kit::hand::SYN_OPTIONS.to_vec(),
+                ..again.segment(crate::kit::wire::SYN)
+            });
+            again.seq += 1;
+            world.pass(Duration::from_millis(10));
+            again.complete(&mut world);
+            assert_eq!(world.host.connections().count(), 2);
+        }
+    }
+}
+
+#[test]
 fn a_fin_that_is_lost_comes_again() {
     for server in SERVERS {
         let mut world = World::by_hand();

@@ -203,6 +203,15 @@ impl World {
         self.settle();
     }
 
+    /// The station sends several segments at once: the stack sees all of them before it does anything else.
+    pub(crate) fn give_batch(&mut self, segments: &[Segment]) {
+        for segment in segments {
+            let frame = wire::ip_frame(self.station().mac, GATEWAY, &segment.packet());
+            self.input(PORT, &frame, FrameMeta::default());
+        }
+        self.settle();
+    }
+
     /// The station sends an IP packet to the gateway.
     pub(crate) fn give_packet(&mut self, packet: &[u8]) {
         self.give_frame(&wire::ip_frame(self.station().mac, GATEWAY, packet));
@@ -407,7 +416,8 @@ impl World {
         }
         // What has no checksum yet cannot be damaged: it has crossed no wire.
         if flight.to_stack && flight.meta.checksum == Checksum::Complete && self.random.chance(self.faults.damaged) {
-            let bit = self.random.below(flight.frame.len() as u64 * 8);
+            // The Ethernet header is left alone: the card checks it, and no checksum of ours covers it.
+            let bit = 14 * 8 + self.random.below((flight.frame.len() as u64 - 14) * 8);
             let byte = usize::try_from(bit / 8).unwrap();
             flight.frame[byte] ^= 1 << (bit % 8);
         }
