@@ -20,7 +20,7 @@ use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, sys
 use crate::frame::{Chunk, ChunkMut};
 
 /// Events taken from the kernel at a time.
-const EVENTS: usize = 128;
+pub(crate) const EVENTS: usize = 128;
 
 /// A time-out that does not wait.
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -227,13 +227,14 @@ impl Host for KernelHost {
             return self.peek_behind(stream, offset, into);
         }
         let entry = self.sockets.get_mut(stream.0 as usize).ok_or(io::ErrorKind::NotConnected)?;
-        if entry.peek_at != Some(offset) {
+        // As long as nothing was set, peeks start at the front.
+        if entry.peek_at != Some(offset) && (offset > 0 || entry.peek_at.is_some()) {
             let at = i32::try_from(offset).map_err(|_| io::ErrorKind::WouldBlock)?;
             sys::set_peek_offset(entry.fd.as_fd(), at)?;
             entry.peek_at = Some(offset);
         }
         let len = sys::peek(entry.fd.as_fd(), into)?;
-        entry.peek_at = Some(offset + len);
+        entry.peek_at = entry.peek_at.map(|at| at + len);
         Ok(len)
     }
 
