@@ -258,8 +258,8 @@ impl Stack {
         self.shared.wheel.advance(cx.now, &mut due);
         for owner in due.drain(..) {
             match owner {
-                Owner::TcpRetransmit { id, generation } => self.tcp.retransmit(cx, &mut self.shared, id, generation),
-                Owner::TcpExpire { id, generation } => self.tcp.expire(cx, &mut self.shared, id, generation),
+                Owner::TcpRetransmit { id } => self.tcp.retransmit(cx, &mut self.shared, id),
+                Owner::TcpExpire { id } => self.tcp.expire(cx, &mut self.shared, id),
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),

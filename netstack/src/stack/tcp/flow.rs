@@ -10,6 +10,7 @@ use super::segment::SynOptions;
 use super::seq::Seq;
 use crate::host::SocketId;
 use crate::stack::neighbour::Station;
+use crate::stack::timer::Entries;
 use crate::time::{Duration, Instant};
 
 /// What identifies a connection: the guest's end, and the other end as the guest sees it.
@@ -93,14 +94,19 @@ pub(crate) struct Flow {
     pub(crate) rtt: RoundTrip,
     /// When to send again what is not acknowledged, or to probe a closed window.
     pub(crate) retransmit_at: Option<Instant>,
-    /// For when the wheel has an entry for the retransmission timer.
-    pub(crate) retransmit_set: Option<Instant>,
     /// When the guest or the host was last heard of.
     pub(crate) heard: Instant,
     /// How often the guest was asked whether it is still there, or whether its window is still closed, since it answered last.
     pub(crate) probes: u8,
-    /// For when the wheel has an entry for the expiry timer.
-    pub(crate) expire_set: Option<Instant>,
+    /// What the wheel has for this flow.
+    pub(crate) timers: Timers,
+}
+
+/// The entries in the wheel for a flow, and for those that had its number before.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Timers {
+    pub(crate) retransmit: Entries,
+    pub(crate) expire: Entries,
 }
 
 /// Work that a flow waits to have done at its next turn.
@@ -154,10 +160,9 @@ impl Flow {
             recover: iss,
             rtt: RoundTrip::default(),
             retransmit_at: None,
-            retransmit_set: None,
             heard: now,
             probes: 0,
-            expire_set: None,
+            timers: Timers::default(),
         }
     }
 
