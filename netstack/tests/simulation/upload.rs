@@ -282,6 +282,54 @@ fn every_second_segment_at_least_is_acknowledged_and_none_waits_long() {
 }
 
 #[test]
+fn a_keepalive_of_the_guest_is_answered() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink));
+        let mut hand = Hand::open(&mut world, PORT, server);
+        hand.send(&mut world, b"abc");
+        hand.take(&mut world);
+        // RFC 9293 section 3.8.4: an old sequence number, with or without a byte of garbage.
+        for garbage in [&b""[..], b"?"] {
+            world.give(&hand.data_at(hand.seq - 1, garbage));
+            let answer = hand.take(&mut world);
+            assert!(answer.len() == 1 && answer[0].is(ACK) && answer[0].ack == hand.seq, "{answer:?}");
+        }
+        assert_eq!(world.host.connection(FIRST).received(), b"abc");
+    }
+}
+
+#[test]
+fn the_end_may_come_with_the_last_bytes_and_again_with_some_of_them() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink));
+        let hand = Hand::open(&mut world, PORT, server);
+        let last = Segment { flags: FIN | ACK | PSH, ..hand.data_at(hand.seq, b"last words") };
+        world.give(&last);
+        world.give(&last);
+        world.give(&Segment { flags: FIN | ACK | PSH, ..hand.data_at(hand.seq + 5, b"words") });
+        assert!(hand.take(&mut world).iter().all(|segment| segment.ack == hand.seq + 11));
+        assert!(world.host.connection(FIRST).saw_end());
+        assert_eq!(world.host.connection(FIRST).received(), b"last words");
+    }
+}
+
+#[test]
+fn what_comes_after_the_end_is_ignored() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink).staying_half_open());
+        let mut hand = Hand::open(&mut world, PORT, server);
+        hand.finish(&mut world);
+        world.give(&hand.data_at(hand.seq, b"one more thing"));
+        assert_eq!(hand.take(&mut world).pop().unwrap().ack, hand.seq);
+        assert_eq!(world.host.connection(FIRST).received(), b"");
+        assert!(world.host.connection(FIRST).is_established());
+    }
+}
+
+#[test]
 fn a_batch_of_segments_is_acknowledged_once() {
     for server in SERVERS {
         let mut world = World::by_hand();

@@ -51,11 +51,25 @@ impl Relay {
     pub(super) fn host_failed(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, error: &io::Error) {
         match self.table.get(id) {
             Some(flow) if flow.phase == Phase::Connecting => self.refuse(cx, shared, id, error),
+            Some(flow) if flow.phase == Phase::Open && !flow.todo.last => {
+                self.send_last(cx, shared, id);
+                self.host_failed(cx, shared, id, error);
+            }
             Some(_) => {
                 shared.counters.tcp_reset_by_host += 1;
                 self.abort(cx, shared, id);
             }
             None => {}
+        }
+    }
+
+    /// Sends what had arrived before the host's side broke: without a relay between, the guest would have it too.
+    fn send_last(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        flow.todo.last = true;
+        flow.todo.read = true;
+        if self.discard(cx, id).is_ok() {
+            self.send_data(cx, shared, id);
         }
     }
 

@@ -114,6 +114,8 @@ pub(crate) struct Todo {
     pub(crate) ack: bool,
     /// The socket may have bytes, or an end of file, that were not peeked yet.
     pub(crate) read: bool,
+    /// The socket has failed, and what it still had was sent.
+    pub(crate) last: bool,
     /// One byte is to be sent although the window is closed.
     pub(crate) probe: bool,
 }

@@ -149,6 +149,11 @@ impl World {
         self.guests.get_mut(&PORT).unwrap()
     }
 
+    /// A measure of all that the stack remembers: the length of its description.
+    pub(crate) fn remembered(&self) -> usize {
+        format!("{:?}", self.stack).len()
+    }
+
     pub(crate) fn counters(&self) -> &Counters {
         self.stack.counters()
     }
