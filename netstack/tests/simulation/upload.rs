@@ -59,6 +59,32 @@ fn the_window_is_the_room_in_the_send_queue() {
 }
 
 #[test]
+fn a_window_that_was_offered_stays_so_though_the_queue_shrinks() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Idle).send_queue(100_000));
+        let mut hand = Hand::open(&mut world, PORT, server);
+        hand.send(&mut world, &[1; 1000]);
+        let before = hand.take(&mut world).pop().unwrap();
+        let edge = before.ack.wrapping_add(hand.window_of(&before));
+        world.host.connection_mut(FIRST).set_send_queue(20_000);
+        hand.send(&mut world, &[2; 1000]);
+        let after = hand.take(&mut world).pop().unwrap();
+        let now = after.ack.wrapping_add(hand.window_of(&after));
+        // As far as the scale of the window can tell.
+        assert!(edge.wrapping_sub(now) < 256 || now.wrapping_sub(edge) < 256, "RFC 9293 section 3.8.6: {before:?}, {after:?}");
+        // And what was offered is taken.
+        while hand.seq.wrapping_add(1000).wrapping_sub(now) > 1 << 31 {
+            hand.send(&mut world, &[3; 1000]);
+        }
+        assert_eq!(hand.take(&mut world).pop().unwrap().ack, hand.seq);
+        world.host.connection_mut(FIRST).run(Program::Sink);
+        world.settle();
+        assert_eq!(world.host.connection(FIRST).received_len(), u64::from(hand.seq - 1001));
+    }
+}
+
+#[test]
 fn silly_windows_are_not_offered() {
     for server in SERVERS {
         let mut world = World::by_hand();
@@ -312,6 +338,26 @@ fn the_end_may_come_with_the_last_bytes_and_again_with_some_of_them() {
         assert!(hand.take(&mut world).iter().all(|segment| segment.ack == hand.seq + 11));
         assert!(world.host.connection(FIRST).saw_end());
         assert_eq!(world.host.connection(FIRST).received(), b"last words");
+    }
+}
+
+#[test]
+fn an_end_counts_only_once_everything_before_it_was_taken() {
+    for server in SERVERS {
+        let limits = Limits { tcp_held_bytes: 0, ..Limits::default() };
+        let mut world = World::by_hand_with(Config { limits, ..Config::default() });
+        world.host.serve(server, Server::new(Program::Sink));
+        let hand = Hand::open(&mut world, PORT, server);
+        let at = hand.seq;
+        world.host.connection_mut(FIRST).take_at_most(Some(3));
+        world.give(&Segment { flags: FIN | ACK | PSH, ..hand.data_at(at, b"abcdef") });
+        assert_eq!(hand.take(&mut world).pop().unwrap().ack, at + 3);
+        assert!(!world.host.connection(FIRST).saw_end());
+        world.host.connection_mut(FIRST).take_at_most(None);
+        world.give(&Segment { flags: FIN | ACK | PSH, ..hand.data_at(at, b"abcdef") });
+        assert!(hand.take(&mut world).iter().any(|segment| segment.ack == at + 7));
+        assert!(world.host.connection(FIRST).saw_end());
+        assert_eq!(world.host.connection(FIRST).received(), b"abcdef");
     }
 }
 
