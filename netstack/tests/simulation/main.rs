@@ -14,6 +14,7 @@ mod inbound;
 mod limits;
 mod neighbours;
 mod opening;
+mod review;
 mod sequence;
 mod udp;
 mod upload;

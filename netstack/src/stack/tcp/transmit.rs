@@ -125,17 +125,17 @@ impl Relay {
             if flow.phase != Phase::Open || !flow.todo.read || flow.host_closed || flow.fin_acked {
                 return Turn::Done;
             }
-            let want = match flow.room_in_window() {
-                0 if flow.todo.probe => 1,
-                0 => {
-                    if flow.retransmit_at.is_none() {
-                        let at = cx.now + flow.rtt.timeout();
-                        Self::arm_retransmit(flow, id, shared, at);
-                    }
-                    return Turn::Done;
+            let room = flow.room_in_window();
+            // A window that has opened meanwhile needs no probe.
+            let probe = std::mem::take(&mut flow.todo.probe) && room == 0;
+            if room == 0 && !probe {
+                if flow.retransmit_at.is_none() {
+                    let at = cx.now + flow.rtt.timeout();
+                    Self::arm_retransmit(flow, id, shared, at);
                 }
-                room => room,
-            };
+                return Turn::Done;
+            }
+            let want = room.max(1);
             let path = flow.path(shared);
             let offloads = cx.link.offloads(path.station.port);
             let super_frames = if path.destination.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
@@ -164,13 +164,14 @@ impl Relay {
                 Some(filled)
             });
             if sent == Sent::Full {
+                flow.todo.probe = probe;
                 return Turn::Blocked;
             }
             match peeked {
                 Peeked::Bytes(len) => {
                     shared.counters.frames_out += 1;
                     shared.counters.bytes_out += bytes as u64;
-                    self.data_sent(cx, shared, id, len);
+                    self.data_sent(cx, shared, id, len, probe);
                     budget = budget.saturating_sub(len);
                     if budget == 0 {
                         return Turn::Again;
@@ -182,6 +183,10 @@ impl Relay {
                 }
                 Peeked::Nothing => {
                     flow.todo.read = false;
+                    if flow.snd_una == flow.snd_max {
+                        // A guest with a closed window owes no answer while there is nothing to ask it about.
+                        flow.stop_retransmitting();
+                    }
                     return Turn::Done;
                 }
                 Peeked::Failed(error) => {
@@ -193,13 +198,13 @@ impl Relay {
         Turn::Again
     }
 
-    /// Notes that `len` bytes from `snd_nxt` on were sent.
-    fn data_sent(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, len: usize) {
+    /// Notes that `len` bytes from `snd_nxt` on were sent, into the guest's window or to probe a closed one.
+    fn data_sent(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, len: usize, probe: bool) {
         let Some(flow) = self.table.get_mut(id) else { return };
         let len = u32::try_from(len).unwrap_or(0);
         flow.todo.ack = false;
         flow.heard = cx.now;
-        if std::mem::take(&mut flow.todo.probe) {
+        if probe {
             shared.counters.tcp_window_probes += 1;
             // The guest need not take what is beyond its window: once it opens, what is sent begins with the same byte.
             flow.snd_max = flow.snd_max.max(flow.snd_nxt + len);
@@ -275,6 +280,13 @@ impl Flow {
         let room = self.snd_wnd.saturating_sub(in_flight);
         let silly = room < u32::from(self.mss).min(self.max_wnd / 2);
         if silly && in_flight > 0 { 0 } else { room as usize }
+    }
+
+    /// Nothing is under way any more, and nothing waits for a closed window.
+    pub(super) fn stop_retransmitting(&mut self) {
+        self.retransmit_at = None;
+        self.rtt.backoff = 0;
+        self.probes = 0;
     }
 
     /// Moves on by `len` sequence numbers that were sent.
