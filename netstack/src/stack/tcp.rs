@@ -157,7 +157,8 @@ impl Relay {
             flow.todo.read = true;
             self.enqueue(id);
         }
-        if event.writable {
+        // Every event says whether there is room, also those that came for something else.
+        if event.writable && self.table.get(id).is_some_and(|flow| flow.awaits_room) {
             self.room_in_socket(cx, shared, id);
         }
     }

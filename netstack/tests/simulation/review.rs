@@ -1,12 +1,13 @@
 //! Where progress hangs on a single event, and where nothing at all must happen.
 
+use netstack::frame::Offloads;
 use netstack::host::sim::{ConnectionId, Program, Server};
 use netstack::time::Duration;
 
 use crate::SERVERS;
 use crate::kit::hand::Hand;
-use crate::kit::wire::{SYN, Segment};
-use crate::kit::world::World;
+use crate::kit::wire::{ACK, RST, SYN, Segment};
+use crate::kit::world::{PORT, Setup, World};
 
 const FIRST: ConnectionId = ConnectionId(0);
 
@@ -32,5 +33,66 @@ fn a_guest_that_has_read_all_there_is_may_keep_its_window_closed() {
         hand.window = 500;
         hand.acknowledge(&mut world);
         assert_eq!(hand.take(&mut world).last().unwrap().payload, b"more");
+    }
+}
+
+/// Fills the window until it is closed, and returns how much that took.
+fn fill(hand: &mut Hand, world: &mut World) -> u32 {
+    let mut sent = 0;
+    let mut window = u32::from(hand.window);
+    while window > 0 {
+        let data = vec![9; usize::try_from(window.min(20_000)).unwrap()];
+        hand.send(world, &data);
+        sent += u32::try_from(data.len()).unwrap();
+        window = hand.window_of(hand.take(world).last().unwrap());
+        assert!(sent < 10_000_000);
+    }
+    sent
+}
+
+#[test]
+fn a_window_opens_as_soon_as_the_host_tells_of_room_however_large_the_segments() {
+    for server in SERVERS {
+        let offloads = Offloads::ALL;
+        let mut world = World::new(Setup { mtu: 65_520, offloads, guests: 0, latency: Duration::ZERO, ..Setup::default() });
+        world.host.serve(server, Server::new(Program::Idle).send_queue(87_000));
+        let mut hand = Hand::new(&world, 50_000, server);
+        let options = vec![2, 4, 0xff, 0xb4, 1, 3, 3, 7];
+        world.give(&Segment { options, ack: 0, ..hand.segment(SYN) });
+        hand.seq += 1;
+        let largest = u32::from(hand.complete(&mut world).window);
+        hand.window = 1;
+        fill(&mut hand, &mut world);
+        // The server reads until the host tells of room, which is a third.
+        let unread = world.host.connection(FIRST).unread();
+        world.host.connection_mut(FIRST).read(unread - 87_000 * 2 / 3 + 1);
+        world.settle();
+        let update = hand.take(&mut world).pop().expect("an update of the window");
+        // RFC 9293 section 3.8.6.2.1: a guest sends when the window is half of the largest.
+        assert!(hand.window_of(&update) * 2 >= largest - 512, "{} of {largest}", hand.window_of(&update));
+    }
+}
+
+#[test]
+fn a_window_opens_also_after_what_was_held_has_used_up_the_room() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Idle).send_queue(30_000));
+        let mut hand = Hand::open(&mut world, 50_000, server);
+        hand.window = 1;
+        // Small writes cost a kernel more than it has said.
+        world.host.connection_mut(FIRST).set_send_queue(9_000);
+        hand.send(&mut world, &[1; 15_000]);
+        hand.take(&mut world);
+        assert!(world.counters().tcp_held_bytes > 0);
+        let mut window = 0;
+        for _ in 0..20 {
+            let unread = world.host.connection(FIRST).unread();
+            world.host.connection_mut(FIRST).read(unread.min(6_000));
+            world.settle();
+            window = hand.take(&mut world).last().map_or(window, |update| hand.window_of(update));
+        }
+        assert_eq!(world.host.connection(FIRST).received_len(), 15_000);
+        assert!(window >= 1460, "{window}");
     }
 }

@@ -8,7 +8,7 @@ use super::segment::Segment;
 use super::seq::Seq;
 use super::{Relay, send_reset};
 use crate::frame::{Chunk, Frame};
-use crate::host::SendRoom;
+use crate::host::{SendRoom, SocketId};
 use crate::stack::neighbour::Station;
 use crate::stack::{Context, Shared};
 
@@ -321,10 +321,12 @@ impl Relay {
             return self.try_finish(cx, shared, id);
         }
         let Some(flow) = self.table.get_mut(id) else { return };
-        let open = flow.rcv_adv.ahead_of(flow.rcv_nxt);
-        let edge = flow.right_edge(cx.host.send_room(socket));
-        // RFC 9293 section 3.8.6.2.2: an update that is worth a segment of its own.
-        if edge.ahead_of(flow.rcv_adv) >= (2 * u32::from(flow.mss)).max(open / 2) {
+        let room = cx.host.send_room(socket);
+        // What was held may have used up the room: then the next event is the one to wait for.
+        flow.await_room(cx, socket, room);
+        // This event comes once for each time that the room was short, so the update is worth a segment of its own; and nobody else
+        // would tell the guest.
+        if flow.right_edge(room) > flow.rcv_adv {
             self.acknowledge(id);
         }
     }
@@ -349,13 +351,23 @@ impl Flow {
         segment.seq == self.rcv_nxt || self.in_window(segment.seq) || len > 0 && self.in_window(segment.seq + (len - 1))
     }
 
+    /// Has the host tell when there is room again, if it is short now.
+    pub(super) fn await_room(&mut self, cx: &mut Context<'_>, socket: SocketId, room: SendRoom) {
+        if 3 * room.free < room.capacity && !self.awaits_room {
+            self.awaits_room = true;
+            cx.host.notify_writable(socket);
+        }
+    }
+
     /// How far the guest may send, given the room in the socket. Never behind what it was told before.
     pub(super) fn right_edge(&self, room: SendRoom) -> Seq {
-        // A quarter is kept back: small writes cost the kernel more than their length. What exceeds the room all the same is held.
-        let usable = (room.free - room.free / 4).saturating_sub(self.held_len());
+        // A quarter is kept back: small writes cost the kernel more than their length. What exceeds the room all the same is held. No
+        // window is larger than twice what is offered when the host has told of room, for a guest waits for half of the largest that it
+        // has seen (RFC 9293 section 3.8.6.2.1).
+        let usable = (room.free - room.free / 4).min(room.capacity / 2).saturating_sub(self.held_len());
         let largest = usize::from(u16::MAX) << self.rcv_scale.unwrap_or(0);
-        // Silly windows are not offered (RFC 9293 section 3.8.6.2.2).
-        let worth = usize::from(self.mss).min(room.capacity / 2);
+        // Silly windows are not offered (RFC 9293 section 3.8.6.2.2); what is usable of a third is none, for no other event would follow.
+        let worth = usize::from(self.mss).min(room.capacity / 4);
         let usable = if usable < worth { 0 } else { usable.min(largest) };
         self.rcv_adv.max(self.rcv_nxt + u32::try_from(usable).unwrap_or(0))
     }

@@ -250,10 +250,7 @@ impl Flow {
         {
             let room = cx.host.send_room(socket);
             self.rcv_adv = self.right_edge(room);
-            if room.free < room.capacity / 3 && !self.awaits_room {
-                self.awaits_room = true;
-                cx.host.notify_writable(socket);
-            }
+            self.await_room(cx, socket, room);
         }
         // The window of a SYN is not scaled (RFC 7323 section 2.2).
         let scale = if control == TcpControl::Syn { 0 } else { self.rcv_scale.unwrap_or(0) };
