@@ -26,7 +26,7 @@ pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
 use crate::config::{Config, Protocol};
 use crate::gateway::dns;
-use crate::host::kernel::KernelHost;
+use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
 use crate::stack::{Context, Stack};
@@ -35,6 +35,9 @@ use crate::time::{Duration, Instant};
 
 /// Frames that one port hands in before sockets get their turn.
 const FRAMES_PER_TURN: usize = 64;
+
+/// Turns that a busy engine takes before other tasks get theirs, and the runtime looks at its descriptors.
+const TURNS: usize = 4;
 
 /// Commands that wait for the engine, before those who send them wait too.
 const COMMANDS: usize = 64;
@@ -176,7 +179,7 @@ impl Engine {
     pub async fn run(mut self) {
         let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         loop {
-            let busy = self.turn();
+            let busy = (0..TURNS).all(|_| self.turn());
             let woken = if busy {
                 // Others get their turn, and the runtime looks at its descriptors.
                 tokio::task::yield_now().await;
@@ -227,6 +230,9 @@ impl Engine {
                 Ok(count) => {
                     port.readable = count == FRAMES_PER_TURN;
                     busy |= port.readable;
+                    // What the guest has sent often has its effect at once, as a connection to this machine has. It costs less to look
+                    // than to sleep and be woken.
+                    self.host_ready |= count > 0;
                 }
                 Err(error) => broken.push((port.id, error)),
             }
@@ -245,7 +251,8 @@ impl Engine {
         let Self { stack, host, switch, gateway, events, .. } = self;
         events.clear();
         host.events(events);
-        self.host_ready = !events.is_empty();
+        // A call that did not fill its buffer has told everything; whatever comes later wakes us.
+        self.host_ready = events.len() >= kernel::EVENTS;
         for event in events.drain(..) {
             stack.host_event(&mut Context { now, link: switch.egress(), host, services: gateway }, event);
         }
@@ -375,7 +382,7 @@ fn bind_forwards(config: &Config, stack: &mut Stack, host: &mut KernelHost) -> R
     let default = config.ipv4.as_ref().map(|ipv4| IpAddr::V4(ipv4.dhcp_start));
     let mut forwards = Vec::new();
     for rule in &config.host_forwards {
-        let ip = rule.guest.or(default).ok_or(EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
+        let ip = rule.guest.or(default).ok_or_else(|| EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
         for n in 0..rule.count {
             let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
             let guest = SocketAddr::new(ip, rule.guest_port.saturating_add(n));

@@ -258,8 +258,8 @@ impl Stack {
         self.shared.wheel.advance(cx.now, &mut due);
         for owner in due.drain(..) {
             match owner {
-                Owner::TcpRetransmit { id, generation } => self.tcp.retransmit(cx, &mut self.shared, id, generation),
-                Owner::TcpExpire { id, generation } => self.tcp.expire(cx, &mut self.shared, id, generation),
+                Owner::TcpRetransmit { id } => self.tcp.retransmit(cx, &mut self.shared, id),
+                Owner::TcpExpire { id } => self.tcp.expire(cx, &mut self.shared, id),
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
@@ -362,7 +362,7 @@ impl Shared {
     /// The card from which frames of this source come: the virtual host's own, or that of the gateway which routes for it.
     fn router_mac(&self, source: IpAddr) -> MacAddr {
         let host = if self.policy.is_virtual_host(source) { Some(source) } else { self.policy.gateway(source.is_ipv4()) };
-        host.map_or(MacAddr::default(), MacAddr::of_virtual_host)
+        host.map_or_else(MacAddr::default, MacAddr::of_virtual_host)
     }
 
     fn dns_v6(&self) -> Option<IpAddr> {

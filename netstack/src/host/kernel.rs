@@ -20,7 +20,7 @@ use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, sys
 use crate::frame::{Chunk, ChunkMut};
 
 /// Events taken from the kernel at a time.
-const EVENTS: usize = 128;
+pub(crate) const EVENTS: usize = 128;
 
 /// A time-out that does not wait.
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -227,13 +227,14 @@ impl Host for KernelHost {
             return self.peek_behind(stream, offset, into);
         }
         let entry = self.sockets.get_mut(stream.0 as usize).ok_or(io::ErrorKind::NotConnected)?;
-        if entry.peek_at != Some(offset) {
+        // As long as nothing was set, peeks start at the front.
+        if entry.peek_at != Some(offset) && (offset > 0 || entry.peek_at.is_some()) {
             let at = i32::try_from(offset).map_err(|_| io::ErrorKind::WouldBlock)?;
             sys::set_peek_offset(entry.fd.as_fd(), at)?;
             entry.peek_at = Some(offset);
         }
         let len = sys::peek(entry.fd.as_fd(), into)?;
-        entry.peek_at = Some(offset + len);
+        entry.peek_at = entry.peek_at.map(|at| at + len);
         Ok(len)
     }
 
@@ -316,5 +317,95 @@ impl fmt::Debug for KernelHost {
             .field("sockets", &self.sockets.len())
             .field("peek_offset", &self.peek_offset)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const TOKEN: Token = Token(7);
+
+    /// A host with one stream, and the stream's other end.
+    fn connected(peek_offset: bool) -> (KernelHost, SocketId, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut host = KernelHost::new(Box::new(|_, _, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
+        host.peek_offset &= peek_offset;
+        let stream = host.connect(listener.local_addr().unwrap(), TOKEN).unwrap();
+        (host, stream, listener.accept().unwrap().0)
+    }
+
+    /// Waits for an event with `readable` or `failed`.
+    fn readable(host: &mut KernelHost) {
+        let mut events = Vec::new();
+        while !events.iter().any(|event: &Event| event.readable || event.failed) {
+            let mut poll = [rustix::event::PollFd::new(&host.epoll, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut poll, None).unwrap();
+            host.events(&mut events);
+        }
+    }
+
+    fn peek(host: &mut KernelHost, stream: SocketId, offset: usize) -> io::Result<Vec<u8>> {
+        let (mut a, mut b) = ([0; 3], [0; 64]);
+        let len = host.peek(stream, offset, &mut [ChunkMut::from(&mut a[..]), ChunkMut::from(&mut b[..])])?;
+        Ok([&a[..], &b[..]].concat()[..len].to_vec())
+    }
+
+    #[test]
+    fn peeking_goes_on_behind_what_was_peeked_and_back_on_every_kernel() {
+        // With SO_PEEK_OFF, where the kernel has it, and with the way of older kernels.
+        for peek_offset in [true, false] {
+            let (mut host, stream, mut peer) = connected(peek_offset);
+            peer.write_all(b"hello world").unwrap();
+            readable(&mut host);
+            assert_eq!(peek(&mut host, stream, 0).unwrap(), b"hello world");
+            assert_eq!(peek(&mut host, stream, 6).unwrap(), b"world");
+            assert_eq!(peek(&mut host, stream, 11).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            host.discard(stream, 6).unwrap();
+            assert_eq!(peek(&mut host, stream, 0).unwrap(), b"world");
+            assert_eq!(peek(&mut host, stream, 3).unwrap(), b"ld");
+            drop(peer);
+            readable(&mut host);
+            assert_eq!(peek(&mut host, stream, 5).unwrap(), b"");
+            assert_eq!(peek(&mut host, stream, 4).unwrap(), b"d");
+            host.discard(stream, 5).unwrap();
+            assert_eq!(peek(&mut host, stream, 0).unwrap(), b"");
+        }
+    }
+
+    #[test]
+    fn a_reset_reaches_the_peer_as_a_reset() {
+        let (mut host, stream, mut peer) = connected(true);
+        host.reset(stream);
+        let error = io::Read::read(&mut peer, &mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn room_is_told_when_it_is_asked_for() {
+        let (mut host, stream, mut peer) = connected(true);
+        let block = [0u8; 1 << 16];
+        while host.send(stream, &[Chunk::from(&block[..])]).is_ok() {}
+        let room = host.send_room(stream);
+        assert!(room.free < room.capacity / 3, "{room:?}");
+        let mut events = Vec::new();
+        host.events(&mut events);
+        host.notify_writable(stream);
+        // The peer takes everything; then there is room.
+        let reader = std::thread::spawn(move || io::copy(&mut peer, &mut io::sink()));
+        events.clear();
+        while !events.iter().any(|event| event.writable) {
+            let mut poll = [rustix::event::PollFd::new(&host.epoll, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut poll, None).unwrap();
+            events.clear();
+            host.events(&mut events);
+        }
+        let room = host.send_room(stream);
+        assert!(room.free >= room.capacity / 3, "{room:?}");
+        host.close(stream);
+        reader.join().unwrap().unwrap();
     }
 }

@@ -244,15 +244,21 @@ impl Relay {
             && !flow.todo.queued
         {
             flow.todo.queued = true;
-            self.blocked.entry(flow.station.port).or_default().push(id);
+            let waiting = self.blocked.entry(flow.station.port).or_default();
+            waiting.push(id);
+            // A guest that takes nothing can still end flows and open others: those that are gone must not pile up.
+            if waiting.len() > 64 + 2 * self.table.len() {
+                waiting.retain(|id| self.table.get(*id).is_some());
+                waiting.sort_unstable();
+                waiting.dedup();
+            }
         }
     }
 
     fn arm_retransmit(flow: &mut Flow, id: u32, shared: &mut Shared, at: Instant) {
         flow.retransmit_at = Some(at);
-        if flow.retransmit_set.is_none_or(|set| at < set) {
-            flow.retransmit_set = Some(at);
-            shared.wheel.set(at, Owner::TcpRetransmit { id, generation: flow.generation });
+        if flow.timers.retransmit.want(at) {
+            shared.wheel.set(at, Owner::TcpRetransmit { id });
         }
     }
 }

@@ -101,6 +101,36 @@ impl<T> Wheel<T> {
     }
 }
 
+/// What an owner knows of the entries that it has in the wheel, so that it sets none that one there can stand for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Entries {
+    /// The one that comes first.
+    next: Option<Instant>,
+    /// One behind it: what was the first until an earlier one was needed.
+    after: Option<Instant>,
+}
+
+impl Entries {
+    /// Whether an entry has to be set for `at`, because none comes by then.
+    pub(crate) fn want(&mut self, at: Instant) -> bool {
+        if self.next.is_some_and(|next| next <= at) {
+            return false;
+        }
+        self.after = self.next.or(self.after);
+        self.next = Some(at);
+        true
+    }
+
+    /// An entry has come due at `now`. Returns whether it is one to act on: another one may still stand for it.
+    pub(crate) fn come(&mut self, now: Instant) -> bool {
+        if self.next.is_some_and(|next| next > now) {
+            return false;
+        }
+        self.next = self.after.take();
+        true
+    }
+}
+
 /// The level on which two ticks first differ: the highest group of bits in which they do.
 fn level_of(now: u64, tick: u64) -> usize {
     let differ = (now ^ tick) | 1;
@@ -136,6 +166,24 @@ mod tests {
         assert_eq!(drain(&mut wheel, 299_999_999), [65_000, 5_000_000]);
         assert_eq!(drain(&mut wheel, 100_000_000_000), [300_000_000, 100_000_000_000]);
         assert_eq!((wheel.len(), wheel.next()), (0, None));
+    }
+
+    #[test]
+    fn an_owner_sets_no_entry_that_another_stands_for() {
+        let at = Instant::from_micros;
+        let mut entries = Entries::default();
+        assert!(entries.want(at(75)));
+        assert!(!entries.want(at(80)));
+        assert!(entries.want(at(10)));
+        assert!(entries.come(at(10)));
+        assert!(!entries.want(at(90)), "the one at 75 comes first");
+        assert!(entries.want(at(60)));
+        assert!(entries.want(at(20)));
+        assert!(entries.come(at(20)));
+        assert!(entries.come(at(60)));
+        assert!(entries.want(at(100)));
+        assert!(!entries.come(at(75)), "forgotten, and nothing is due");
+        assert!(entries.come(at(100)));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use crate::host::Token;
 pub(crate) enum Owner {
     /// The socket of a TCP flow.
     TcpFlow { id: u32, generation: u32 },
-    /// Its retransmission timer.
-    TcpRetransmit { id: u32, generation: u32 },
-    /// Its expiry timer.
-    TcpExpire { id: u32, generation: u32 },
+    /// The retransmission timer of the flow with this number, whichever that is by then.
+    TcpRetransmit { id: u32 },
+    /// Likewise its expiry timer.
+    TcpExpire { id: u32 },
     /// A listening socket of a forward.
     TcpListener { id: u32 },
     /// The socket of a UDP mapping, and its expiry timer.
@@ -27,8 +27,8 @@ impl Owner {
     pub(crate) fn token(self) -> Token {
         let (kind, id, generation) = match self {
             Self::TcpFlow { id, generation } => (1, id, generation),
-            Self::TcpRetransmit { id, generation } => (2, id, generation),
-            Self::TcpExpire { id, generation } => (3, id, generation),
+            Self::TcpRetransmit { id } => (2, id, 0),
+            Self::TcpExpire { id } => (3, id, 0),
             Self::TcpListener { id } => (4, id, 0),
             Self::UdpMapping { id, generation } => (5, id, generation),
             Self::UdpForward { id } => (6, id, 0),
@@ -43,8 +43,8 @@ impl Owner {
         let generation = (token.0 >> 32) as u32 & 0xff_ffff;
         Some(match token.0 >> 56 {
             1 => Self::TcpFlow { id, generation },
-            2 => Self::TcpRetransmit { id, generation },
-            3 => Self::TcpExpire { id, generation },
+            2 => Self::TcpRetransmit { id },
+            3 => Self::TcpExpire { id },
             4 => Self::TcpListener { id },
             5 => Self::UdpMapping { id, generation },
             6 => Self::UdpForward { id },
@@ -63,8 +63,8 @@ mod tests {
     fn owners_come_back_as_they_went() {
         for owner in [
             Owner::TcpFlow { id: u32::MAX, generation: 0xff_ffff },
-            Owner::TcpRetransmit { id: 1, generation: 2 },
-            Owner::TcpExpire { id: 0, generation: 0 },
+            Owner::TcpRetransmit { id: 1 },
+            Owner::TcpExpire { id: 0 },
             Owner::TcpListener { id: 7 },
             Owner::UdpMapping { id: 8, generation: 9 },
             Owner::UdpForward { id: 10 },

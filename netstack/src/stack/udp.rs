@@ -318,7 +318,7 @@ impl Arrival<'_> {
             Ok(received) => {
                 let admission = Admission { now: cx.now, guest: &self.guest };
                 if let Some(seen) = self.nat.admit(&admission, shared, self.owner, received.from) {
-                    let size = received.segment.map_or(received.len.max(1), usize::from).max(1);
+                    let size = received.segment.map_or(received.len, usize::from).max(1);
                     let data = buffer.get(..received.len).unwrap_or_default();
                     if data.is_empty() {
                         self.send_one(cx, shared, seen, data);

@@ -24,7 +24,7 @@ fn setup(seed: u64, faults: Faults) -> Setup {
 fn converse(seed: u64, faults: Faults) {
     for server in SERVERS {
         let mut world = World::new(setup(seed, faults));
-        world.host.set_spurious_events(seed % 2 == 0);
+        world.host.set_spurious_events(seed.is_multiple_of(2));
         let mut random = Random::new(seed ^ 0xabcd);
         let len = usize::try_from(20_000 + random.below(200_000)).unwrap();
         let queue = usize::try_from(5_000 + random.below(200_000)).unwrap();

@@ -191,6 +191,72 @@ fn every_combination_of_flags_is_survived() {
 }
 
 #[test]
+fn options_of_ipv4_are_skipped() {
+    let server = SERVERS[0];
+    let (mut world, _, frame) = scene(server);
+    let mut longer = frame[..34].to_vec();
+    longer[14] = 0x47;
+    longer.extend([1, 1, 1, 1, 0x94, 4, 0, 0]);
+    longer.extend(&frame[34..]);
+    let total = u16::try_from(longer.len() - 14).unwrap();
+    longer[16..18].copy_from_slice(&total.to_be_bytes());
+    longer[24..26].fill(0);
+    let sum = wire::checksum(&longer[14..42]);
+    longer[24..26].copy_from_slice(&sum.to_be_bytes());
+    world.give_frame(&longer);
+    assert_eq!(world.host.connection(FIRST).received(), b"payload");
+}
+
+#[test]
+fn a_datagram_whose_length_is_forged_is_dropped() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        let source = SocketAddr::new(world.station().like(server.ip()), PORT);
+        let packet = Datagram { source, destination: server, payload: b"0123456789".to_vec() }.packet();
+        let start = packet.len() - 18;
+        for wrong in [0u16, 1, 7, 19, 100, u16::MAX] {
+            let mut bad = packet.clone();
+            bad[start + 4..start + 6].copy_from_slice(&wrong.to_be_bytes());
+            wire::set_checksum(source.ip(), server.ip(), wire::PROTOCOL_UDP, &mut bad[start..], 6);
+            world.give_packet(&bad);
+        }
+        assert_eq!(world.host.sent_datagrams(), []);
+        assert_eq!(world.counters().drop_malformed, 6);
+    }
+}
+
+#[test]
+fn a_datagram_may_lack_its_checksum_in_ipv4_only() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        let source = SocketAddr::new(world.station().like(server.ip()), PORT);
+        let mut packet = Datagram { source, destination: server, payload: b"unsigned".to_vec() }.packet();
+        let start = packet.len() - 16;
+        packet[start + 6..start + 8].fill(0);
+        world.give_packet(&packet);
+        // RFC 768; RFC 8200 section 8.1.
+        let expected = usize::from(server.is_ipv4());
+        assert_eq!((world.host.sent_datagrams().len(), world.counters().drop_checksum), (expected, 1 - expected as u64));
+    }
+}
+
+#[test]
+fn an_echo_request_with_a_wrong_checksum_is_not_answered() {
+    let mut world = World::by_hand();
+    for target in ["10.0.2.2", "fec0::2"] {
+        let target: std::net::IpAddr = target.parse().unwrap();
+        let kind = if target.is_ipv4() { 8 } else { 128 };
+        let source = world.station().like(target);
+        let echo = wire::Icmp { source, destination: target, kind, code: 0, rest: [0; 4], payload: b"ping".to_vec() };
+        let mut packet = echo.packet();
+        let last = packet.len() - 1;
+        packet[last] ^= 1;
+        world.give_packet(&packet);
+    }
+    assert_eq!((world.take_icmp(), world.counters().drop_checksum), (vec![], 2));
+}
+
+#[test]
 fn fragments_are_dropped_and_counted() {
     let server = SERVERS[0];
     let (mut world, _, frame) = scene(server);

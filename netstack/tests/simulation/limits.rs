@@ -178,6 +178,62 @@ fn stations_beyond_the_limit_displace_the_oldest() {
 }
 
 #[test]
+fn short_connections_leave_nothing_to_remember_however_many_there_were() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Source(10)));
+        let round = |world: &mut World| {
+            for n in 0..2000u16 {
+                let mut hand = Hand::open(world, 1000 + n, server);
+                match n % 3 {
+                    0 => hand.reset(world),
+                    // The server has closed first: TIME-WAIT is ours.
+                    1 => {
+                        hand.receive(world);
+                        hand.finish(world);
+                    }
+                    _ => {
+                        hand.finish(world);
+                        hand.receive(world);
+                    }
+                }
+                world.take();
+                world.pass(Duration::from_millis(2));
+            }
+        };
+        round(&mut world);
+        let before = world.remembered();
+        for _ in 0..4 {
+            round(&mut world);
+        }
+        let after = world.remembered();
+        assert!(after < before + 5000, "{before} after 2000 connections, {after} after 10000");
+    }
+}
+
+#[test]
+fn a_guest_that_never_takes_an_answer_gives_nothing_to_remember_by_asking() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Source(10)));
+        let card = world.link.cards.get_mut(&PORT).unwrap();
+        (card.capacity, card.stalled) = (1, true);
+        Hand::syn(&mut world, 999, server);
+        let mut before = 0;
+        for n in 0..3000u16 {
+            let hand = Hand::syn(&mut world, 1000 + n, server);
+            world.give(&Segment { ack: 0, ..hand.segment(RST) });
+            world.pass(Duration::from_millis(1));
+            if n == 1000 {
+                before = world.remembered();
+            }
+        }
+        let after = world.remembered();
+        assert!(after < before + 3000, "{before} after 1000 questions, {after} after 3000");
+    }
+}
+
+#[test]
 fn a_socket_that_is_out_of_memory_loses_nothing() {
     for server in SERVERS {
         let mut world = World::with_guest();

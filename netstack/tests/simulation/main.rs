@@ -11,11 +11,14 @@ mod closing;
 mod download;
 mod hostile;
 mod inbound;
+mod leaving;
 mod limits;
 mod neighbours;
 mod opening;
 mod review;
 mod sequence;
+mod services;
+mod storm;
 mod udp;
 mod upload;
 

@@ -73,6 +73,47 @@ fn a_guest_that_never_completes_the_opening_is_forgotten_with_its_socket() {
 }
 
 #[test]
+fn the_first_data_can_stand_for_an_acknowledgement_that_was_lost() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Echo));
+        let mut hand = Hand::syn(&mut world, PORT, server);
+        let syn_ack = hand.take(&mut world).pop().unwrap();
+        hand.ack = syn_ack.seq.wrapping_add(1);
+        hand.send(&mut world, b"here I am");
+        assert_eq!(hand.receive(&mut world).0, b"here I am");
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_another_syn_ack_is_reset() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Echo));
+        let mut hand = Hand::syn(&mut world, PORT, server);
+        let syn_ack = hand.take(&mut world).pop().unwrap();
+        hand.ack = syn_ack.seq.wrapping_add(77);
+        hand.acknowledge(&mut world);
+        let answer = hand.take(&mut world);
+        assert!(answer.len() == 1 && answer[0].is(RST) && answer[0].seq == hand.ack, "RFC 9293 section 3.10.7.4: {answer:?}");
+        hand.ack = syn_ack.seq.wrapping_add(1);
+        hand.send(&mut world, b"this is me");
+        assert_eq!(hand.receive(&mut world).0, b"this is me");
+    }
+}
+
+#[test]
+fn port_zero_is_nobody() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve_elsewhere(Server::new(Program::Echo));
+        Hand::syn(&mut world, 0, server);
+        Hand::syn(&mut world, PORT, std::net::SocketAddr::new(server.ip(), 0));
+        assert_eq!((world.host.connections().count(), world.take()), (0, vec![]));
+    }
+}
+
+#[test]
 fn a_refused_connection_is_reset() {
     for server in SERVERS {
         let mut world = World::by_hand();

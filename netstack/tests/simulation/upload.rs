@@ -282,6 +282,86 @@ fn every_second_segment_at_least_is_acknowledged_and_none_waits_long() {
 }
 
 #[test]
+fn a_keepalive_of_the_guest_is_answered() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink));
+        let mut hand = Hand::open(&mut world, PORT, server);
+        hand.send(&mut world, b"abc");
+        hand.take(&mut world);
+        // RFC 9293 section 3.8.4: an old sequence number, with or without a byte of garbage.
+        for garbage in [&b""[..], b"?"] {
+            world.give(&hand.data_at(hand.seq - 1, garbage));
+            let answer = hand.take(&mut world);
+            assert!(answer.len() == 1 && answer[0].is(ACK) && answer[0].ack == hand.seq, "{answer:?}");
+        }
+        assert_eq!(world.host.connection(FIRST).received(), b"abc");
+    }
+}
+
+#[test]
+fn the_end_may_come_with_the_last_bytes_and_again_with_some_of_them() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink));
+        let hand = Hand::open(&mut world, PORT, server);
+        let last = Segment { flags: FIN | ACK | PSH, ..hand.data_at(hand.seq, b"last words") };
+        world.give(&last);
+        world.give(&last);
+        world.give(&Segment { flags: FIN | ACK | PSH, ..hand.data_at(hand.seq + 5, b"words") });
+        assert!(hand.take(&mut world).iter().all(|segment| segment.ack == hand.seq + 11));
+        assert!(world.host.connection(FIRST).saw_end());
+        assert_eq!(world.host.connection(FIRST).received(), b"last words");
+    }
+}
+
+#[test]
+fn what_comes_after_the_end_is_ignored() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink).staying_half_open());
+        let mut hand = Hand::open(&mut world, PORT, server);
+        hand.finish(&mut world);
+        world.give(&hand.data_at(hand.seq, b"one more thing"));
+        assert_eq!(hand.take(&mut world).pop().unwrap().ack, hand.seq);
+        assert_eq!(world.host.connection(FIRST).received(), b"");
+        assert!(world.host.connection(FIRST).is_established());
+    }
+}
+
+#[test]
+fn a_batch_of_segments_is_acknowledged_once() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink).send_queue(1 << 20));
+        let mut hand = Hand::open(&mut world, PORT, server);
+        hand.send(&mut world, b"!");
+        hand.take(&mut world);
+        let batch: Vec<Segment> = (0..40).map(|n| hand.data_at(hand.seq + n * 1000, &[3; 1000])).collect();
+        world.give_batch(&batch);
+        let answers = hand.take(&mut world);
+        assert!(answers.len() == 1 && answers[0].ack == hand.seq + 40_000, "{answers:?}");
+    }
+}
+
+#[test]
+fn selective_acknowledgement_is_not_offered_for_it_is_not_honoured() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Sink));
+        let mut hand = Hand::new(&world, PORT, server);
+        let options = vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+        world.give(&Segment { options, ack: 0, ..hand.segment(crate::kit::wire::SYN) });
+        hand.seq += 1;
+        let syn_ack = hand.complete(&mut world);
+        assert_eq!((syn_ack.option(4), syn_ack.option(8)), (None, None), "neither SACK nor timestamps");
+        // Without agreement, later segments carry no timestamps, but a guest that sends them is understood.
+        world.give(&Segment { options: vec![1, 1, 8, 10, 0, 0, 0, 2, 0, 0, 0, 1], ..hand.data_at(hand.seq, b"stamped") });
+        assert_eq!(world.host.connection(FIRST).received(), b"stamped");
+    }
+}
+
+#[test]
 fn a_peer_that_takes_away_its_socket_resets_the_guest_that_sends_on() {
     for server in SERVERS {
         let mut world = World::with_guest();

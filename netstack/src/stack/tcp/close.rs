@@ -51,11 +51,25 @@ impl Relay {
     pub(super) fn host_failed(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, error: &io::Error) {
         match self.table.get(id) {
             Some(flow) if flow.phase == Phase::Connecting => self.refuse(cx, shared, id, error),
+            Some(flow) if flow.phase == Phase::Open && !flow.todo.last => {
+                self.send_last(cx, shared, id);
+                self.host_failed(cx, shared, id, error);
+            }
             Some(_) => {
                 shared.counters.tcp_reset_by_host += 1;
                 self.abort(cx, shared, id);
             }
             None => {}
+        }
+    }
+
+    /// Sends what had arrived before the host's side broke: without a relay between, the guest would have it too.
+    fn send_last(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        flow.todo.last = true;
+        flow.todo.read = true;
+        if self.discard(cx, id).is_ok() {
+            self.send_data(cx, shared, id);
         }
     }
 
@@ -107,13 +121,9 @@ impl Relay {
 
     /// Sees to it that the flow is looked at when it may have to be given up.
     pub(super) fn schedule_expiry(&mut self, shared: &mut Shared, id: u32) {
-        let Some(flow) = self.table.get(id) else { return };
-        let (at, set, generation) = (self.expiry(flow), flow.expire_set, flow.generation);
-        if set.is_none_or(|set| at < set)
-            && let Some(flow) = self.table.get_mut(id)
-        {
-            flow.expire_set = Some(at);
-            shared.wheel.set(at, Owner::TcpExpire { id, generation });
+        let Some(at) = self.table.get(id).map(|flow| self.expiry(flow)) else { return };
+        if self.table.timers_mut(id).is_some_and(|timers| timers.expire.want(at)) {
+            shared.wheel.set(at, Owner::TcpExpire { id });
         }
     }
 
@@ -132,12 +142,11 @@ impl Relay {
     }
 
     /// The expiry timer of a flow has come due.
-    pub(crate) fn expire(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, generation: u32) {
-        if !self.table.is_current(id, generation) {
+    pub(crate) fn expire(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        if !self.table.timers_mut(id).is_some_and(|timers| timers.expire.come(cx.now)) {
             return;
         }
-        let Some(flow) = self.table.get_mut(id) else { return };
-        flow.expire_set = None;
+        let Some(flow) = self.table.get(id) else { return };
         let (phase, half) = (flow.phase, flow.guest_closed || flow.fin_sent);
         let (station, key, irs) = (flow.station, flow.key, flow.rcv_nxt - 1);
         if self.table.get(id).is_some_and(|flow| cx.now < self.expiry(flow)) {
@@ -171,12 +180,11 @@ impl Relay {
     }
 
     /// The retransmission timer of a flow has come due (RFC 6298 section 5; for a closed window, RFC 9293 section 3.8.6.1).
-    pub(crate) fn retransmit(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, generation: u32) {
-        if !self.table.is_current(id, generation) {
+    pub(crate) fn retransmit(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        if !self.table.timers_mut(id).is_some_and(|timers| timers.retransmit.come(cx.now)) {
             return;
         }
         let Some(flow) = self.table.get_mut(id) else { return };
-        flow.retransmit_set = None;
         let Some(at) = flow.retransmit_at else { return };
         if cx.now < at {
             return Self::arm_retransmit(flow, id, shared, at);

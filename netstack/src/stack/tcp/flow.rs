@@ -10,6 +10,7 @@ use super::segment::SynOptions;
 use super::seq::Seq;
 use crate::host::SocketId;
 use crate::stack::neighbour::Station;
+use crate::stack::timer::Entries;
 use crate::time::{Duration, Instant};
 
 /// What identifies a connection: the guest's end, and the other end as the guest sees it.
@@ -54,6 +55,7 @@ pub(crate) struct Flow {
     /// Our window scale; `None` if the guest does not scale.
     pub(crate) rcv_scale: Option<u8>,
     /// Bytes from the guest that the socket has not taken yet, in order. Empty nearly always: the window follows the socket's room.
+    #[expect(clippy::box_collection, reason = "a flow that holds nothing, as nearly all do, is smaller by three words")]
     pub(crate) held: Option<Box<VecDeque<u8>>>,
     /// The guest has sent FIN and everything before it.
     pub(crate) guest_closed: bool,
@@ -92,14 +94,19 @@ pub(crate) struct Flow {
     pub(crate) rtt: RoundTrip,
     /// When to send again what is not acknowledged, or to probe a closed window.
     pub(crate) retransmit_at: Option<Instant>,
-    /// For when the wheel has an entry for the retransmission timer.
-    pub(crate) retransmit_set: Option<Instant>,
     /// When the guest or the host was last heard of.
     pub(crate) heard: Instant,
     /// How often the guest was asked whether it is still there, or whether its window is still closed, since it answered last.
     pub(crate) probes: u8,
-    /// For when the wheel has an entry for the expiry timer.
-    pub(crate) expire_set: Option<Instant>,
+    /// What the wheel has for this flow.
+    pub(crate) timers: Timers,
+}
+
+/// The entries in the wheel for a flow, and for those that had its number before.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Timers {
+    pub(crate) retransmit: Entries,
+    pub(crate) expire: Entries,
 }
 
 /// Work that a flow waits to have done at its next turn.
@@ -113,6 +120,8 @@ pub(crate) struct Todo {
     pub(crate) ack: bool,
     /// The socket may have bytes, or an end of file, that were not peeked yet.
     pub(crate) read: bool,
+    /// The socket has failed, and what it still had was sent.
+    pub(crate) last: bool,
     /// One byte is to be sent although the window is closed.
     pub(crate) probe: bool,
 }
@@ -151,10 +160,9 @@ impl Flow {
             recover: iss,
             rtt: RoundTrip::default(),
             retransmit_at: None,
-            retransmit_set: None,
             heard: now,
             probes: 0,
-            expire_set: None,
+            timers: Timers::default(),
         }
     }
 
@@ -162,7 +170,7 @@ impl Flow {
     pub(crate) fn negotiate(&mut self, irs: Seq, mss: Option<u16>, window_scale: Option<u8>, largest: u16) {
         self.rcv_nxt = irs + 1;
         self.rcv_adv = self.rcv_nxt;
-        self.mss = mss.unwrap_or(default_mss(self.key.guest)).clamp(MIN_MSS, largest.max(MIN_MSS));
+        self.mss = mss.unwrap_or_else(|| default_mss(self.key.guest)).clamp(MIN_MSS, largest.max(MIN_MSS));
         self.rcv_scale = window_scale.map(|_| WINDOW_SCALE);
         self.snd_scale = window_scale.unwrap_or(0);
     }

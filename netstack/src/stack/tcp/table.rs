@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::flow::{Flow, FlowKey};
+use super::flow::{Flow, FlowKey, Timers};
 use crate::stack::hash::Keyed;
 
 /// The flows, in a slab, and an index of them by address that stores nothing but their numbers.
@@ -15,11 +15,13 @@ pub(crate) struct Table {
     index: HashTable<u32>,
     hash: Keyed,
     generation: u32,
+    /// For each number, the timers of flows that had it: entries in the wheel outlive their flow, and serve the next one.
+    timers: Vec<Timers>,
 }
 
 impl Table {
     pub(crate) fn new(hash: Keyed) -> Self {
-        Self { flows: Slab::new(), index: HashTable::new(), hash, generation: 0 }
+        Self { flows: Slab::new(), index: HashTable::new(), hash, generation: 0, timers: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -37,7 +39,10 @@ impl Table {
         flow.generation = self.generation;
         let hash = self.hash.hash_one(flow.key);
         // The number of flows is limited to far less than 2^32.
-        let id = self.flows.insert(flow) as u32;
+        let entry = self.flows.vacant_entry();
+        let id = entry.key() as u32;
+        flow.timers = self.timers.get(entry.key()).copied().unwrap_or_default();
+        entry.insert(flow);
         let Self { flows, index, hash: keyed, .. } = self;
         index.insert_unique(hash, id, |id| flows.get(*id as usize).map_or(0, |flow| keyed.hash_one(flow.key)));
         id
@@ -48,7 +53,19 @@ impl Table {
         if let Ok(entry) = self.index.find_entry(self.hash.hash_one(flow.key), |other| *other == id) {
             entry.remove();
         }
+        if self.timers.len() <= id as usize {
+            self.timers.resize(id as usize + 1, Timers::default());
+        }
+        self.timers[id as usize] = flow.timers;
         Some(flow)
+    }
+
+    /// The timers of this number, whether a flow has it or not.
+    pub(crate) fn timers_mut(&mut self, id: u32) -> Option<&mut Timers> {
+        match self.flows.get_mut(id as usize) {
+            Some(flow) => Some(&mut flow.timers),
+            None => self.timers.get_mut(id as usize),
+        }
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<&Flow> {

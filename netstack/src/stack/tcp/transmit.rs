@@ -73,7 +73,7 @@ impl Relay {
     }
 
     /// Removes what the guest has acknowledged from the socket's receive queue.
-    fn discard(&mut self, cx: &mut Context<'_>, id: u32) -> io::Result<()> {
+    pub(super) fn discard(&mut self, cx: &mut Context<'_>, id: u32) -> io::Result<()> {
         let Some(flow) = self.table.get_mut(id) else { return Ok(()) };
         match flow.socket {
             Some(socket) if flow.to_discard > 0 => cx.host.discard(socket, std::mem::take(&mut flow.to_discard) as usize),
@@ -117,7 +117,7 @@ impl Relay {
     }
 
     /// Sends what the socket has and the guest's window allows, in frames as large as the port takes.
-    fn send_data(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) -> Turn {
+    pub(super) fn send_data(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) -> Turn {
         let mut budget = TURN_BYTES;
         for _ in 0..TURN_FRAMES {
             let Some(flow) = self.table.get_mut(id) else { return Turn::Done };

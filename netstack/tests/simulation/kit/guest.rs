@@ -59,7 +59,6 @@ struct Flow {
 pub(crate) struct UdpId(usize);
 
 pub(crate) struct Guest {
-    pub(crate) addresses: Addresses,
     interface: Interface,
     device: Card,
     sockets: SocketSet<'static>,
@@ -84,7 +83,7 @@ impl Guest {
         interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 2, 2)).unwrap();
         interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2)).unwrap();
         let sockets = SocketSet::new(Vec::new());
-        Self { addresses, interface, device, sockets, flows: Vec::new(), udp: Vec::new(), next_port: 49_152, buffer: 256 << 10 }
+        Self { interface, device, sockets, flows: Vec::new(), udp: Vec::new(), next_port: 49_152, buffer: 256 << 10 }
     }
 
     // ---- Programs of the guest: TCP ----
@@ -168,11 +167,6 @@ impl Guest {
     /// Whether the connection was reset or refused.
     pub(crate) fn is_dead(&self, flow: FlowId) -> bool {
         self.state(flow) == tcp::State::Closed && !self.flows[flow.0].saw_end
-    }
-
-    pub(crate) fn local(&self, flow: FlowId) -> SocketAddr {
-        let local = self.socket(flow).local_endpoint().unwrap();
-        SocketAddr::new(local.addr.into(), local.port)
     }
 
     fn socket(&self, flow: FlowId) -> &tcp::Socket<'static> {

@@ -11,7 +11,7 @@ use netstack::frame::{Checksum, Chunk, Frame, FrameMeta, Offloads};
 use netstack::host::Host;
 use netstack::host::sim::SimHost;
 use netstack::port::PortId;
-use netstack::stack::{Context, Counters, Stack};
+use netstack::stack::{Context, Counters, DnsWayBack, Stack};
 use netstack::time::{Duration, Instant};
 
 use super::card;
@@ -149,6 +149,11 @@ impl World {
         self.guests.get_mut(&PORT).unwrap()
     }
 
+    /// A measure of all that the stack remembers: the length of its description.
+    pub(crate) fn remembered(&self) -> usize {
+        format!("{:?}", self.stack).len()
+    }
+
     pub(crate) fn counters(&self) -> &Counters {
         self.stack.counters()
     }
@@ -159,6 +164,31 @@ impl World {
         // What the stack said when it began is not part of any story.
         self.settle();
         self.inbox.clear();
+    }
+
+    /// The answer to a DNS question is there.
+    pub(crate) fn send_dns(&mut self, way_back: &DnsWayBack, message: &[u8]) {
+        self.stack.send_dns(context!(self), way_back, message);
+        self.settle();
+    }
+
+    /// Takes a guest and its port away.
+    pub(crate) fn unplug(&mut self, port: PortId) {
+        self.link.cards.remove(&port);
+        self.guests.remove(&port);
+        self.in_flight.retain(|_, flight| flight.port != port);
+        self.stack.port_removed(context!(self), port);
+        self.settle();
+    }
+
+    /// Adds a port with a new guest behind it.
+    pub(crate) fn plug(&mut self, port: PortId) {
+        self.link.add(port, self.setup.mtu, self.setup.offloads);
+        let number = u8::try_from(port.0).unwrap();
+        self.flights += 1;
+        self.guests.insert(port, Guest::new(number, self.setup.mtu, self.setup.seed ^ self.flights << 8));
+        self.stack.port_added(context!(self), port);
+        self.settle();
     }
 
     // ---- By hand ----
@@ -175,6 +205,15 @@ impl World {
 
     pub(crate) fn give_frame_with(&mut self, frame: &[u8], meta: FrameMeta) {
         self.input(PORT, frame, meta);
+        self.settle();
+    }
+
+    /// The station sends several segments at once: the stack sees all of them before it does anything else.
+    pub(crate) fn give_batch(&mut self, segments: &[Segment]) {
+        for segment in segments {
+            let frame = wire::ip_frame(self.station().mac, GATEWAY, &segment.packet());
+            self.input(PORT, &frame, FrameMeta::default());
+        }
         self.settle();
     }
 
@@ -382,7 +421,8 @@ impl World {
         }
         // What has no checksum yet cannot be damaged: it has crossed no wire.
         if flight.to_stack && flight.meta.checksum == Checksum::Complete && self.random.chance(self.faults.damaged) {
-            let bit = self.random.below(flight.frame.len() as u64 * 8);
+            // The Ethernet header is left alone: the card checks it, and no checksum of ours covers it.
+            let bit = 14 * 8 + self.random.below((flight.frame.len() as u64 - 14) * 8);
             let byte = usize::try_from(bit / 8).unwrap();
             flight.frame[byte] ^= 1 << (bit % 8);
         }

@@ -63,6 +63,7 @@ pub(crate) struct Throughput {
     gbps: BTreeMap<Stack, Samples>,
     cpu_seconds_per_gb: BTreeMap<Stack, Samples>,
     retransmits: BTreeMap<Stack, u64>,
+    needless: BTreeMap<Stack, u64>,
     duplicates: BTreeMap<Stack, u64>,
 }
 
@@ -71,7 +72,15 @@ impl Throughput {
         self.gbps.entry(stack).or_default().add(transfer.gbps);
         self.cpu_seconds_per_gb.entry(stack).or_default().add(transfer.cpu_per_gb);
         *self.retransmits.entry(stack).or_default() += transfer.retransmits;
+        *self.needless.entry(stack).or_default() += transfer.needless;
         *self.duplicates.entry(stack).or_default() += transfer.duplicates;
+    }
+}
+
+impl Throughput {
+    fn lost(&self, stack: Stack) -> Option<f64> {
+        let lost = self.retransmits.get(&stack)?.saturating_sub(*self.needless.get(&stack)?);
+        Some((lost + self.duplicates.get(&stack)?) as f64)
     }
 }
 
@@ -178,12 +187,12 @@ impl Report {
                 self.throughput_table(|row, stack| row.cpu_seconds_per_gb.get(&stack).map(Samples::median), 2, Some(f64::min)),
             ),
             (
-                "Segments sent again by either kernel + received twice by the guest, in all repeats",
-                self.throughput_table(
-                    |row, stack| Some((row.retransmits.get(&stack)? + row.duplicates.get(&stack)?) as f64),
-                    0,
-                    None,
-                ),
+                "Segments lost and sent again by either kernel, or received twice by the guest, in all repeats",
+                self.throughput_table(|row, stack| row.lost(stack), 0, None),
+            ),
+            (
+                "Segments sent again by either kernel that had not been lost (late acknowledgements), in all repeats",
+                self.throughput_table(|row, stack| Some(*row.needless.get(&stack)? as f64), 0, None),
             ),
             ("Latency in µs: request/response (rr), and with a connection for each (crr)", self.latency_table()),
             ("Idle TCP flows", self.idle_table()),
