@@ -85,7 +85,7 @@ impl Nat {
     ) {
         let guest = SocketAddr::new(guest, datagram.source_port);
         let remote = SocketAddr::new(remote, datagram.destination_port);
-        if let Some((socket, client)) = self.forwards.client(cx.now, guest, remote) {
+        if let Some((socket, client)) = self.forwards.client(cx.now, station.port, guest, remote) {
             // A client that cannot be reached is the client's matter.
             let _ = deliver(cx, shared, socket, client, datagram, frame);
             return;
@@ -234,7 +234,7 @@ impl Nat {
                 let seen = shared.policy.as_seen_by_guest(from.ip()).filter(|ip| ip.is_ipv4() == cx.guest.is_ipv4());
                 seen.filter(|_| admitted).map(|ip| SocketAddr::new(ip, from.port()))
             }
-            Owner::UdpForward { id } => self.forwards.admit(cx.now, shared, id, from),
+            Owner::UdpForward { id } => self.forwards.admit(cx.now, shared, id, cx.port, from),
             _ => None,
         };
         if seen.is_none() {
@@ -248,6 +248,7 @@ impl Nat {
 struct Admission<'a> {
     now: crate::time::Instant,
     guest: &'a SocketAddr,
+    port: PortId,
 }
 
 /// What receiving has come to.
@@ -285,7 +286,7 @@ impl Arrival<'_> {
                     return None;
                 }
             };
-            let seen = self.nat.admit(&Admission { now, guest: &self.guest }, shared, self.owner, received.from)?;
+            let seen = self.nat.admit(&Admission { now, guest: &self.guest, port: self.station.port }, shared, self.owner, received.from)?;
             if !self.fits(&received) {
                 shared.counters.drop_too_large += 1;
                 return None;
@@ -316,7 +317,7 @@ impl Arrival<'_> {
         let turn = match cx.host.receive_from(socket, &mut [ChunkMut::from(&mut buffer[..])]) {
             Err(error) => after_error(&error),
             Ok(received) => {
-                let admission = Admission { now: cx.now, guest: &self.guest };
+                let admission = Admission { now: cx.now, guest: &self.guest, port: self.station.port };
                 if let Some(seen) = self.nat.admit(&admission, shared, self.owner, received.from) {
                     let size = received.segment.map_or(received.len, usize::from).max(1);
                     let data = buffer.get(..received.len).unwrap_or_default();

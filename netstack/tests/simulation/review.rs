@@ -1,13 +1,17 @@
 //! Where progress hangs on a single event, and where nothing at all must happen.
 
+use std::net::SocketAddr;
+
+use netstack::addr::MacAddr;
 use netstack::frame::Offloads;
-use netstack::host::sim::{ConnectionId, Program, Server};
+use netstack::host::sim::{ConnectionId, Program, Server, UdpServer};
+use netstack::port::PortId;
 use netstack::time::Duration;
 
 use crate::SERVERS;
 use crate::kit::hand::Hand;
-use crate::kit::wire::{ACK, RST, SYN, Segment};
-use crate::kit::world::{PORT, Setup, World};
+use crate::kit::wire::{self, ACK, Body, Datagram, FIN, RST, SYN, Segment};
+use crate::kit::world::{GATEWAY, Setup, World};
 
 const FIRST: ConnectionId = ConnectionId(0);
 
@@ -94,5 +98,69 @@ fn a_window_opens_also_after_what_was_held_has_used_up_the_room() {
         }
         assert_eq!(world.host.connection(FIRST).received_len(), 15_000);
         assert!(window >= 1460, "{window}");
+    }
+}
+
+const OTHER: PortId = PortId(1);
+const OTHER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x66]);
+
+/// A world with a second port, whose guest uses whatever addresses it likes.
+fn with_an_impostor() -> World {
+    let mut world = World::by_hand();
+    world.link.add(OTHER, 1500, Offloads::NONE);
+    world
+}
+
+#[test]
+fn a_guest_behind_another_port_has_no_hold_of_a_connection() {
+    for server in SERVERS {
+        let mut world = with_an_impostor();
+        world.host.serve(server, Server::new(Program::Echo));
+        let mut hand = Hand::open(&mut world, 50_000, server);
+        for flags in [RST, RST | ACK, SYN, FIN | ACK, ACK] {
+            let segment = Segment { payload: b"evil".to_vec(), ..hand.segment(flags) };
+            for mac in [OTHER_MAC, world.station().mac] {
+                world.give_frame_from(OTHER, &wire::ip_frame(mac, GATEWAY, &segment.packet()));
+            }
+        }
+        assert_eq!(world.take(), [], "nobody is told anything");
+        assert_eq!(world.counters().drop_source, 10);
+        hand.send(&mut world, b"good");
+        assert_eq!(hand.receive(&mut world).0, b"good");
+        assert_eq!(world.host.connection(FIRST).received(), b"good");
+    }
+}
+
+#[test]
+fn a_guest_that_changes_its_card_keeps_its_connections() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Echo));
+        let hand = Hand::open(&mut world, 50_000, server);
+        world.give_frame(&wire::ip_frame(OTHER_MAC, GATEWAY, &hand.data_at(hand.seq.wrapping_sub(90_000), b"old").packet()));
+        assert!(world.take().iter().all(|frame| frame.destination == world.station().mac), "what is out of place proves nothing");
+        world.give_frame(&wire::ip_frame(OTHER_MAC, GATEWAY, &hand.data_at(hand.seq, b"hello").packet()));
+        let answers = world.take();
+        assert!(!answers.is_empty() && answers.iter().all(|frame| frame.destination == OTHER_MAC));
+    }
+}
+
+#[test]
+fn a_guest_behind_another_port_gets_none_of_the_datagrams() {
+    for server in SERVERS {
+        let mut world = with_an_impostor();
+        world.host.serve_udp(server, UdpServer::Echo);
+        let good = Datagram { source: SocketAddr::new(world.station().like(server.ip()), 5000), destination: server, payload: vec![1] };
+        let evil = Datagram { payload: vec![2], ..good.clone() };
+        world.give_packet(&good.packet());
+        let station = world.station().mac;
+        world.give_frame_from(OTHER, &wire::ip_frame(OTHER_MAC, GATEWAY, &evil.packet()));
+        world.give_packet(&good.packet());
+        let got: Vec<_> = world
+            .take()
+            .into_iter()
+            .filter_map(|frame| if let Body::Udp(datagram) = frame.body { Some((frame.destination, datagram.payload)) } else { None })
+            .collect();
+        assert_eq!(got, [(station, vec![1]), (OTHER_MAC, vec![2]), (station, vec![1])]);
     }
 }

@@ -30,6 +30,11 @@ impl Relay {
         frame: &Frame<'_>,
     ) {
         let Some(flow) = self.table.get_mut(id) else { return };
+        if flow.station.port != station.port {
+            // Another guest that uses this one's address gets no hold of its connections. Behind one port all are one.
+            shared.counters.drop_source += 1;
+            return;
+        }
         match flow.phase {
             Phase::Connecting if segment.rst => self.drop_flow(cx, shared, id, Ending::Reset),
             // The guest asks again; the answer comes when there is one.
@@ -44,7 +49,7 @@ impl Relay {
                 flow.todo.syn = true;
                 self.enqueue(id);
             }
-            _ => self.synchronized(cx, shared, id, segment, frame),
+            _ => self.synchronized(cx, shared, id, station, segment, frame),
         }
     }
 
@@ -84,7 +89,15 @@ impl Relay {
         self.enqueue(id);
     }
 
-    fn synchronized(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, segment: &Segment, frame: &Frame<'_>) {
+    fn synchronized(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        id: u32,
+        station: Station,
+        segment: &Segment,
+        frame: &Frame<'_>,
+    ) {
         let Some(flow) = self.table.get_mut(id) else { return };
         // RFC 5961 sections 3 and 4: a reset must hit exactly; a near miss, or a SYN, is asked back.
         if segment.rst {
@@ -121,6 +134,10 @@ impl Relay {
         if !self.acknowledged(cx, shared, id, ack, segment) {
             return self.acknowledge(id);
         }
+        if let Some(flow) = self.table.get_mut(id) {
+            // A guest may change its card.
+            flow.station = station;
+        }
         if segment.payload_len > 0 || segment.fin {
             self.text(cx, shared, id, segment, frame);
         }
@@ -135,10 +152,11 @@ impl Relay {
         }
     }
 
-    /// Takes the acknowledgement and the window of a segment. Returns false for an acknowledgement of what was never sent.
+    /// Takes the acknowledgement and the window of a segment. Returns false for an acknowledgement that no guest can send.
     fn acknowledged(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, ack: Seq, segment: &Segment) -> bool {
         let Some(flow) = self.table.get_mut(id) else { return true };
-        if ack > flow.snd_max {
+        // RFC 5961 section 5.2: what is too old to be from this guest is worth as little as what is too new.
+        if ack > flow.snd_max || flow.snd_una.ahead_of(ack) > flow.max_wnd {
             return false;
         }
         let window = u32::from(segment.window) << flow.snd_scale;

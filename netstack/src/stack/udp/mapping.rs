@@ -102,7 +102,7 @@ impl Mappings {
         guest: SocketAddr,
         to: SocketAddr,
     ) -> Option<SocketId> {
-        let id = match self.find(guest) {
+        let id = match self.find(station.port, guest) {
             Some(id) => id,
             None => self.insert(cx, shared, station, guest, to)?,
         };
@@ -115,8 +115,11 @@ impl Mappings {
         Some(mapping.socket)
     }
 
-    fn find(&self, guest: SocketAddr) -> Option<u32> {
-        let same = |id: &u32| self.mappings.get(*id as usize).is_some_and(|mapping| mapping.guest == guest);
+    /// The mapping of a guest's address behind this port: a guest behind another one that uses the same address has its own.
+    fn find(&self, port: PortId, guest: SocketAddr) -> Option<u32> {
+        let same = |id: &u32| {
+            self.mappings.get(*id as usize).is_some_and(|mapping| mapping.guest == guest && mapping.station.port == port)
+        };
         self.index.find(self.hash.hash_one(guest), same).copied()
     }
 
