@@ -11,7 +11,7 @@ use netstack::time::Duration;
 use crate::SERVERS;
 use crate::kit::hand::Hand;
 use crate::kit::wire::{self, ACK, Body, Datagram, FIN, RST, SYN, Segment};
-use crate::kit::world::{GATEWAY, Setup, World};
+use crate::kit::world::{GATEWAY, PORT, Setup, World};
 
 const FIRST: ConnectionId = ConnectionId(0);
 
@@ -162,5 +162,29 @@ fn a_guest_behind_another_port_gets_none_of_the_datagrams() {
             .filter_map(|frame| if let Body::Udp(datagram) = frame.body { Some((frame.destination, datagram.payload)) } else { None })
             .collect();
         assert_eq!(got, [(station, vec![1]), (OTHER_MAC, vec![2]), (station, vec![1])]);
+    }
+}
+
+#[test]
+fn datagrams_for_a_full_port_wait_in_their_socket_and_cost_nothing() {
+    for server in SERVERS {
+        for offloads in [Offloads::NONE, Offloads::ALL] {
+            let mut world = World::new(Setup { offloads, guests: 0, latency: Duration::ZERO, ..Setup::default() });
+            let guest = SocketAddr::new(world.station().like(server.ip()), 5000);
+            world.give_packet(&Datagram { source: guest, destination: server, payload: vec![] }.packet());
+            let mapped = world.host.sent_datagrams().last().unwrap().from;
+            let card = world.link.cards.get_mut(&PORT).unwrap();
+            (card.capacity, card.stalled) = (4, true);
+            for n in 0..50 {
+                world.host.inject_udp(mapped, server, &[n]);
+                world.settle();
+            }
+            assert!(world.host.calls().receive_from < 20, "{:?}", world.host.calls());
+            world.link.cards.get_mut(&PORT).unwrap().stalled = false;
+            world.pass(Duration::from_secs(1));
+            let arrived = world.take().iter().filter(|frame| matches!(frame.body, Body::Udp(_))).count();
+            assert_eq!(arrived as u64 + world.counters().drop_port_full, 50);
+            assert!(arrived > 30, "{arrived}");
+        }
     }
 }

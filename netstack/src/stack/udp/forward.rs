@@ -37,6 +37,8 @@ pub(super) struct Forwards {
 pub(super) struct Forward {
     pub(super) socket: SocketId,
     pub(super) guest: SocketAddr,
+    /// It is on the list of sockets that are ready, or of those that are blocked.
+    pub(super) queued: bool,
 }
 
 #[derive(Debug)]
@@ -71,12 +73,16 @@ impl Forwards {
     ) -> io::Result<SocketAddr> {
         let entry = self.forwards.vacant_entry();
         let (socket, bound) = bind(Owner::UdpForward { id: entry.key() as u32 })?;
-        entry.insert(Forward { socket, guest });
+        entry.insert(Forward { socket, guest, queued: false });
         Ok(bound)
     }
 
     pub(super) fn get(&self, id: u32) -> Option<&Forward> {
         self.forwards.get(id as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Forward> {
+        self.forwards.get_mut(id as usize)
     }
 
     /// The socket and the real address of the client that the guest at `guest`, behind `port`, sees as `seen`.

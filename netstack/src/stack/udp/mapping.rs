@@ -44,6 +44,8 @@ pub(super) struct Mapping {
     peers: Option<Box<HashMap<IpAddr, Instant, Keyed>>>,
     used: Instant,
     only_dns: bool,
+    /// It is on the list of sockets that are ready, or of those that are blocked.
+    pub(super) queued: bool,
 }
 
 impl Mapping {
@@ -91,6 +93,10 @@ impl Mappings {
 
     pub(super) fn get(&self, id: u32, generation: u32) -> Option<&Mapping> {
         self.mappings.get(id as usize).filter(|mapping| mapping.generation == generation)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32, generation: u32) -> Option<&mut Mapping> {
+        self.mappings.get_mut(id as usize).filter(|mapping| mapping.generation == generation)
     }
 
     /// The socket through which this guest sends to `to`; made if there is none yet and the limits allow it.
@@ -146,7 +152,7 @@ impl Mappings {
             return None;
         };
         let only_dns = to.port() == DNS_PORT;
-        entry.insert(Mapping { guest, station, socket, generation, latest: to.ip(), peers: None, used: cx.now, only_dns });
+        entry.insert(Mapping { guest, station, socket, generation, latest: to.ip(), peers: None, used: cx.now, only_dns, queued: false });
         let Self { mappings, index, hash, .. } = self;
         let rehash = |id: &u32| mappings.get(*id as usize).map_or(0, |mapping| hash.hash_one(mapping.guest));
         index.insert_unique(hash.hash_one(guest), id, rehash);
