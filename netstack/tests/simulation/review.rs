@@ -188,3 +188,21 @@ fn datagrams_for_a_full_port_wait_in_their_socket_and_cost_nothing() {
         }
     }
 }
+
+#[test]
+fn no_segment_size_makes_a_super_frame_longer_than_a_frame_can_be() {
+    for server in SERVERS {
+        for mss in [28u16, 29, 1440, 13_103] {
+            let offloads = Offloads::ALL;
+            let mut world = World::new(Setup { mtu: 65_520, offloads, guests: 0, latency: Duration::ZERO, ..Setup::default() });
+            world.host.serve(server, Server::new(Program::Source(1 << 20)).receive_queue(1 << 20));
+            let mut hand = Hand::new(&world, 50_000, server);
+            let [high, low] = mss.to_be_bytes();
+            world.give(&Segment { options: vec![2, 4, high, low, 1, 3, 3, 7], ack: 0, ..hand.segment(SYN) });
+            hand.seq += 1;
+            hand.complete(&mut world);
+            let (bytes, end) = hand.receive(&mut world);
+            assert_eq!((bytes.len(), end), (1 << 20, true));
+        }
+    }
+}

@@ -10,7 +10,7 @@ use super::flow::{Flow, FlowKey, Phase};
 use super::open::UNKNOWN_STATION;
 use super::segment::Header;
 use super::seq::Seq;
-use crate::frame::ChunkMut;
+use crate::frame::{ChunkMut, MAX_FRAME};
 use crate::port::Sent;
 use crate::stack::emit::{self, Path};
 use crate::stack::neighbour::Station;
@@ -297,11 +297,9 @@ impl Flow {
     }
 }
 
-/// The payload of the largest super-frame: whole segments that fit a 64 KiB packet.
+/// The payload of the largest super-frame: whole segments that fit a frame. An IPv6 packet could be longer by its header.
 fn largest_super_frame(path: &Path, mss: usize) -> usize {
-    // An IPv4 packet counts its own header in its length, an IPv6 packet does not.
-    let ip_header = if path.destination.is_ipv4() { smoltcp::wire::IPV4_HEADER_LEN } else { 0 };
-    let most = usize::from(u16::MAX) - ip_header - TCP_HEADER_LEN;
+    let most = MAX_FRAME - path.header_len() - TCP_HEADER_LEN;
     if mss >= most { most } else { most / mss * mss }
 }
 
