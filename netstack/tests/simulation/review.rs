@@ -150,7 +150,8 @@ fn a_guest_behind_another_port_gets_none_of_the_datagrams() {
     for server in SERVERS {
         let mut world = with_an_impostor();
         world.host.serve_udp(server, UdpServer::Echo);
-        let good = Datagram { source: SocketAddr::new(world.station().like(server.ip()), 5000), destination: server, payload: vec![1] };
+        let good =
+            Datagram { source: SocketAddr::new(world.station().like(server.ip()), 5000), destination: server, payload: vec![1] };
         let evil = Datagram { payload: vec![2], ..good.clone() };
         world.give_packet(&good.packet());
         let station = world.station().mac;
@@ -159,7 +160,9 @@ fn a_guest_behind_another_port_gets_none_of_the_datagrams() {
         let got: Vec<_> = world
             .take()
             .into_iter()
-            .filter_map(|frame| if let Body::Udp(datagram) = frame.body { Some((frame.destination, datagram.payload)) } else { None })
+            .filter_map(
+                |frame| if let Body::Udp(datagram) = frame.body { Some((frame.destination, datagram.payload)) } else { None },
+            )
             .collect();
         assert_eq!(got, [(station, vec![1]), (OTHER_MAC, vec![2]), (station, vec![1])]);
     }
