@@ -36,7 +36,7 @@ counters! {
     drop_fragment,
     /// Dropped: a protocol that is not relayed.
     drop_protocol,
-    /// Dropped: a source address that no guest can have.
+    /// Dropped: a source address that no guest can have, or that belongs to a connection of a guest behind another port.
     drop_source,
     /// Dropped: a destination that is nowhere, or that policy forbids.
     drop_destination,

@@ -85,7 +85,7 @@ impl Nat {
     ) {
         let guest = SocketAddr::new(guest, datagram.source_port);
         let remote = SocketAddr::new(remote, datagram.destination_port);
-        if let Some((socket, client)) = self.forwards.client(cx.now, guest, remote) {
+        if let Some((socket, client)) = self.forwards.client(cx.now, station.port, guest, remote) {
             // A client that cannot be reached is the client's matter.
             let _ = deliver(cx, shared, socket, client, datagram, frame);
             return;
@@ -120,7 +120,7 @@ impl Nat {
             let _ = cx.host.take_error(socket);
         }
         if event.readable {
-            self.ready.push_back(owner);
+            self.enqueue(owner);
         }
     }
 
@@ -128,16 +128,19 @@ impl Nat {
     pub(crate) fn run(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> bool {
         for _ in 0..budget {
             let Some(owner) = self.ready.pop_front() else { return false };
+            if let Some(queued) = self.queued(owner) {
+                *queued = false;
+            }
             for turn in 0..=TURN_DATAGRAMS {
                 if turn == TURN_DATAGRAMS {
-                    self.ready.push_back(owner);
+                    self.enqueue(owner);
                     break;
                 }
                 match self.receive(cx, shared, owner) {
                     Turn::More => {}
                     Turn::Done => break,
                     Turn::Blocked(port) => {
-                        self.blocked.entry(port).or_default().push(owner);
+                        self.block(owner, port);
                         break;
                     }
                 }
@@ -161,8 +164,43 @@ impl Nat {
     /// The station of an address is known now: datagrams for it can be delivered.
     pub(crate) fn neighbour_found(&mut self, ip: IpAddr) {
         if !self.seeking.is_empty() {
-            let found = self.seeking.remove(&ip).into_iter().flatten();
-            self.ready.extend(found.map(|id| Owner::UdpForward { id }));
+            for id in self.seeking.remove(&ip).into_iter().flatten() {
+                self.enqueue(Owner::UdpForward { id });
+            }
+        }
+    }
+
+    fn enqueue(&mut self, owner: Owner) {
+        if let Some(queued) = self.queued(owner)
+            && !std::mem::replace(queued, true)
+        {
+            self.ready.push_back(owner);
+        }
+    }
+
+    fn block(&mut self, owner: Owner, port: PortId) {
+        let Some(queued) = self.queued(owner) else { return };
+        if std::mem::replace(queued, true) {
+            return;
+        }
+        let Self { blocked, mappings, .. } = self;
+        let waiting = blocked.entry(port).or_default();
+        waiting.push(owner);
+        // Mappings end and others begin while a guest takes nothing: those that are gone must not pile up.
+        if waiting.len() > 64 + 2 * mappings.len() {
+            waiting.retain(|owner| match *owner {
+                Owner::UdpMapping { id, generation } => mappings.get(id, generation).is_some(),
+                _ => true,
+            });
+        }
+    }
+
+    /// Whether a socket is on the list of those that are ready or of those that are blocked; on which never more than once.
+    fn queued(&mut self, owner: Owner) -> Option<&mut bool> {
+        match owner {
+            Owner::UdpMapping { id, generation } => self.mappings.get_mut(id, generation).map(|mapping| &mut mapping.queued),
+            Owner::UdpForward { id } => self.forwards.get_mut(id).map(|forward| &mut forward.queued),
+            _ => None,
         }
     }
 
@@ -177,8 +215,10 @@ impl Nat {
 
     /// Ends all mappings behind a port that is gone.
     pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
-        self.blocked.remove(&port);
         self.mappings.forget_port(cx, port);
+        // Forwards wait for their guest to be found elsewhere.
+        self.port_writable(port);
+        self.blocked.remove(&port);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -234,7 +274,7 @@ impl Nat {
                 let seen = shared.policy.as_seen_by_guest(from.ip()).filter(|ip| ip.is_ipv4() == cx.guest.is_ipv4());
                 seen.filter(|_| admitted).map(|ip| SocketAddr::new(ip, from.port()))
             }
-            Owner::UdpForward { id } => self.forwards.admit(cx.now, shared, id, from),
+            Owner::UdpForward { id } => self.forwards.admit(cx.now, shared, id, cx.port, from),
             _ => None,
         };
         if seen.is_none() {
@@ -248,6 +288,7 @@ impl Nat {
 struct Admission<'a> {
     now: crate::time::Instant,
     guest: &'a SocketAddr,
+    port: PortId,
 }
 
 /// What receiving has come to.
@@ -272,7 +313,8 @@ impl Arrival<'_> {
     fn in_place(&mut self, cx: &mut Context<'_>, shared: &mut Shared, socket: SocketId) -> Turn {
         let now = cx.now;
         let (host, link) = (&mut *cx.host, &mut *cx.link);
-        let mut turn = Turn::More;
+        // A port that never offers so much does not call.
+        let mut turn = Turn::Done;
         let mut bytes = 0;
         let sent = link.send(self.station.port, MAX_FRAME, &mut |room| {
             let headers = self.path(shared, self.guest.ip()).header_len() + UDP_HEADER_LEN;
@@ -285,7 +327,13 @@ impl Arrival<'_> {
                     return None;
                 }
             };
-            let seen = self.nat.admit(&Admission { now, guest: &self.guest }, shared, self.owner, received.from)?;
+            turn = Turn::More;
+            let seen = self.nat.admit(
+                &Admission { now, guest: &self.guest, port: self.station.port },
+                shared,
+                self.owner,
+                received.from,
+            )?;
             if !self.fits(&received) {
                 shared.counters.drop_too_large += 1;
                 return None;
@@ -308,41 +356,43 @@ impl Arrival<'_> {
         }
     }
 
-    /// Receives into a buffer and sends each datagram as a frame of its own: for ports without segmentation.
+    /// Receives into a buffer and sends each datagram as a frame of its own: for ports without segmentation. Of datagrams that were
+    /// received together, those are lost for which there is no room; all others wait in the socket.
     fn by_copy(&mut self, cx: &mut Context<'_>, shared: &mut Shared, socket: SocketId) -> Turn {
-        // A port without room for a full frame would lose what is received now.
         let mut buffer = std::mem::take(&mut shared.scratch);
         buffer.resize(MAX_FRAME, 0);
         let turn = match cx.host.receive_from(socket, &mut [ChunkMut::from(&mut buffer[..])]) {
             Err(error) => after_error(&error),
             Ok(received) => {
-                let admission = Admission { now: cx.now, guest: &self.guest };
+                let admission = Admission { now: cx.now, guest: &self.guest, port: self.station.port };
                 if let Some(seen) = self.nat.admit(&admission, shared, self.owner, received.from) {
                     let size = received.segment.map_or(received.len, usize::from).max(1);
                     let data = buffer.get(..received.len).unwrap_or_default();
-                    if data.is_empty() {
-                        self.send_one(cx, shared, seen, data);
-                    }
+                    let mut sent = if data.is_empty() { self.send_one(cx, shared, seen, data) } else { Sent::Yes };
                     for datagram in data.chunks(size) {
-                        self.send_one(cx, shared, seen, datagram);
+                        sent = self.send_one(cx, shared, seen, datagram);
                     }
+                    if sent == Sent::Full { Turn::Blocked(self.station.port) } else { Turn::More }
+                } else {
+                    Turn::More
                 }
-                Turn::More
             }
         };
         shared.scratch = buffer;
         turn
     }
 
-    fn send_one(&self, cx: &mut Context<'_>, shared: &mut Shared, seen: SocketAddr, data: &[u8]) {
+    fn send_one(&self, cx: &mut Context<'_>, shared: &mut Shared, seen: SocketAddr, data: &[u8]) -> Sent {
         if !self.fits(&Received { len: data.len(), from: seen, segment: None }) {
             shared.counters.drop_too_large += 1;
-            return;
+            return Sent::Declined;
         }
         let path = self.path(shared, seen.ip());
-        if send_datagram(cx, shared, &path, (seen.port(), self.guest.port()), data) == Sent::Yes {
+        let sent = send_datagram(cx, shared, &path, (seen.port(), self.guest.port()), data);
+        if sent == Sent::Yes {
             shared.counters.udp_datagrams_in += 1;
         }
+        sent
     }
 
     /// Whether each datagram fits a packet on the guest's link.

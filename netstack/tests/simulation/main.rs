@@ -15,6 +15,7 @@ mod leaving;
 mod limits;
 mod neighbours;
 mod opening;
+mod review;
 mod sequence;
 mod services;
 mod storm;

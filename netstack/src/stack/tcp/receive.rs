@@ -8,7 +8,7 @@ use super::segment::Segment;
 use super::seq::Seq;
 use super::{Relay, send_reset};
 use crate::frame::{Chunk, Frame};
-use crate::host::SendRoom;
+use crate::host::{SendRoom, SocketId};
 use crate::stack::neighbour::Station;
 use crate::stack::{Context, Shared};
 
@@ -30,6 +30,11 @@ impl Relay {
         frame: &Frame<'_>,
     ) {
         let Some(flow) = self.table.get_mut(id) else { return };
+        if flow.station.port != station.port {
+            // Another guest that uses this one's address gets no hold of its connections. Behind one port all are one.
+            shared.counters.drop_source += 1;
+            return;
+        }
         match flow.phase {
             Phase::Connecting if segment.rst => self.drop_flow(cx, shared, id, Ending::Reset),
             // The guest asks again; the answer comes when there is one.
@@ -44,7 +49,7 @@ impl Relay {
                 flow.todo.syn = true;
                 self.enqueue(id);
             }
-            _ => self.synchronized(cx, shared, id, segment, frame),
+            _ => self.synchronized(cx, shared, id, station, segment, frame),
         }
     }
 
@@ -84,7 +89,15 @@ impl Relay {
         self.enqueue(id);
     }
 
-    fn synchronized(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, segment: &Segment, frame: &Frame<'_>) {
+    fn synchronized(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        id: u32,
+        station: Station,
+        segment: &Segment,
+        frame: &Frame<'_>,
+    ) {
         let Some(flow) = self.table.get_mut(id) else { return };
         // RFC 5961 sections 3 and 4: a reset must hit exactly; a near miss, or a SYN, is asked back.
         if segment.rst {
@@ -121,6 +134,10 @@ impl Relay {
         if !self.acknowledged(cx, shared, id, ack, segment) {
             return self.acknowledge(id);
         }
+        if let Some(flow) = self.table.get_mut(id) {
+            // A guest may change its card.
+            flow.station = station;
+        }
         if segment.payload_len > 0 || segment.fin {
             self.text(cx, shared, id, segment, frame);
         }
@@ -135,10 +152,11 @@ impl Relay {
         }
     }
 
-    /// Takes the acknowledgement and the window of a segment. Returns false for an acknowledgement of what was never sent.
+    /// Takes the acknowledgement and the window of a segment. Returns false for an acknowledgement that no guest can send.
     fn acknowledged(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, ack: Seq, segment: &Segment) -> bool {
         let Some(flow) = self.table.get_mut(id) else { return true };
-        if ack > flow.snd_max {
+        // RFC 5961 section 5.2: what is too old to be from this guest is worth as little as what is too new.
+        if ack > flow.snd_max || flow.snd_una.ahead_of(ack) > flow.max_wnd {
             return false;
         }
         let window = u32::from(segment.window) << flow.snd_scale;
@@ -150,6 +168,7 @@ impl Relay {
             flow.to_discard += advance - fin;
             flow.fin_acked = fin == 1;
             flow.duplicate_acks = 0;
+            flow.todo.resend = flow.congestion.acknowledged(advance - fin, flow.mss.into(), ack >= flow.recover);
             flow.rtt.acknowledged(ack, cx.now);
             if flow.snd_una == flow.snd_max {
                 flow.retransmit_at = None;
@@ -166,10 +185,14 @@ impl Relay {
             && flow.snd_max > flow.snd_una
         {
             flow.duplicate_acks = flow.duplicate_acks.saturating_add(1);
-            if flow.duplicate_acks == DUPLICATE_ACKS && flow.snd_una >= flow.recover {
+            if flow.congestion.is_recovering() {
+                flow.congestion.duplicate(flow.mss.into());
+                self.enqueue(id);
+            } else if flow.duplicate_acks == DUPLICATE_ACKS && flow.snd_una >= flow.recover {
                 shared.counters.tcp_fast_retransmits += 1;
                 flow.recover = flow.snd_max;
-                flow.rewind();
+                flow.congestion.lost(flow.snd_max.ahead_of(flow.snd_una), flow.mss.into());
+                flow.todo.resend = true;
                 self.enqueue(id);
             }
         }
@@ -321,10 +344,12 @@ impl Relay {
             return self.try_finish(cx, shared, id);
         }
         let Some(flow) = self.table.get_mut(id) else { return };
-        let open = flow.rcv_adv.ahead_of(flow.rcv_nxt);
-        let edge = flow.right_edge(cx.host.send_room(socket));
-        // RFC 9293 section 3.8.6.2.2: an update that is worth a segment of its own.
-        if edge.ahead_of(flow.rcv_adv) >= (2 * u32::from(flow.mss)).max(open / 2) {
+        let room = cx.host.send_room(socket);
+        // What was held may have used up the room: then the next event is the one to wait for.
+        flow.await_room(cx, socket, room);
+        // This event comes once for each time that the room was short, so the update is worth a segment of its own; and nobody else
+        // would tell the guest.
+        if flow.right_edge(room) > flow.rcv_adv {
             self.acknowledge(id);
         }
     }
@@ -349,13 +374,23 @@ impl Flow {
         segment.seq == self.rcv_nxt || self.in_window(segment.seq) || len > 0 && self.in_window(segment.seq + (len - 1))
     }
 
+    /// Has the host tell when there is room again, if it is short now.
+    pub(super) fn await_room(&mut self, cx: &mut Context<'_>, socket: SocketId, room: SendRoom) {
+        if 3 * room.free < room.capacity && !self.awaits_room {
+            self.awaits_room = true;
+            cx.host.notify_writable(socket);
+        }
+    }
+
     /// How far the guest may send, given the room in the socket. Never behind what it was told before.
     pub(super) fn right_edge(&self, room: SendRoom) -> Seq {
-        // A quarter is kept back: small writes cost the kernel more than their length. What exceeds the room all the same is held.
-        let usable = (room.free - room.free / 4).saturating_sub(self.held_len());
+        // A quarter is kept back: small writes cost the kernel more than their length. What exceeds the room all the same is held. No
+        // window is larger than twice what is offered when the host has told of room, for a guest waits for half of the largest that it
+        // has seen (RFC 9293 section 3.8.6.2.1).
+        let usable = (room.free - room.free / 4).min(room.capacity / 2).saturating_sub(self.held_len());
         let largest = usize::from(u16::MAX) << self.rcv_scale.unwrap_or(0);
-        // Silly windows are not offered (RFC 9293 section 3.8.6.2.2).
-        let worth = usize::from(self.mss).min(room.capacity / 2);
+        // Silly windows are not offered (RFC 9293 section 3.8.6.2.2); what is usable of a third is none, for no other event would follow.
+        let worth = usize::from(self.mss).min(room.capacity / 4);
         let usable = if usable < worth { 0 } else { usable.min(largest) };
         self.rcv_adv.max(self.rcv_nxt + u32::try_from(usable).unwrap_or(0))
     }

@@ -8,6 +8,7 @@ use slab::Slab;
 
 use crate::config::{Limits, Timeouts};
 use crate::host::SocketId;
+use crate::port::PortId;
 use crate::stack::Shared;
 use crate::stack::hash::Keyed;
 use crate::stack::token::Owner;
@@ -36,6 +37,8 @@ pub(super) struct Forwards {
 pub(super) struct Forward {
     pub(super) socket: SocketId,
     pub(super) guest: SocketAddr,
+    /// It is on the list of sockets that are ready, or of those that are blocked.
+    pub(super) queued: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +46,8 @@ struct Client {
     forward: u32,
     real: SocketAddr,
     guest: SocketAddr,
+    /// The port behind which the guest was when it was sent a datagram last: only from there are answers taken.
+    port: PortId,
     seen: SocketAddr,
     generation: u32,
     used: Instant,
@@ -68,7 +73,7 @@ impl Forwards {
     ) -> io::Result<SocketAddr> {
         let entry = self.forwards.vacant_entry();
         let (socket, bound) = bind(Owner::UdpForward { id: entry.key() as u32 })?;
-        entry.insert(Forward { socket, guest });
+        entry.insert(Forward { socket, guest, queued: false });
         Ok(bound)
     }
 
@@ -76,20 +81,38 @@ impl Forwards {
         self.forwards.get(id as usize)
     }
 
-    /// The socket and the real address of the client that the guest at `guest` sees as `seen`.
-    pub(super) fn client(&mut self, now: Instant, guest: SocketAddr, seen: SocketAddr) -> Option<(SocketId, SocketAddr)> {
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Forward> {
+        self.forwards.get_mut(id as usize)
+    }
+
+    /// The socket and the real address of the client that the guest at `guest`, behind `port`, sees as `seen`.
+    pub(super) fn client(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        guest: SocketAddr,
+        seen: SocketAddr,
+    ) -> Option<(SocketId, SocketAddr)> {
         if self.by_guest.is_empty() {
             return None;
         }
-        let client = self.clients.get_mut(*self.by_guest.get(&(guest, seen))? as usize)?;
+        let client = self.clients.get_mut(*self.by_guest.get(&(guest, seen))? as usize).filter(|client| client.port == port)?;
         client.used = now;
         Some((self.forwards.get(client.forward as usize)?.socket, client.real))
     }
 
-    /// How the guest of a forward sees the client at `real`. `None` if there are too many clients, or no address to show.
-    pub(super) fn admit(&mut self, now: Instant, shared: &mut Shared, forward: u32, real: SocketAddr) -> Option<SocketAddr> {
+    /// How the guest of a forward, behind `port`, sees the client at `real`. `None` if there are too many clients, or no address to show.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        forward: u32,
+        port: PortId,
+        real: SocketAddr,
+    ) -> Option<SocketAddr> {
         if let Some(client) = self.by_client.get(&(forward, real)).and_then(|id| self.clients.get_mut(*id as usize)) {
             client.used = now;
+            client.port = port;
             return Some(client.seen);
         }
         if self.clients.len() >= self.limit {
@@ -104,7 +127,7 @@ impl Forwards {
             .find(|seen| seen.port() != 0 && !self.by_guest.contains_key(&(guest, *seen)))?;
         self.generation = (self.generation + 1) & GENERATION_MASK;
         let generation = self.generation;
-        let id = self.clients.insert(Client { forward, real, guest, seen, generation, used: now }) as u32;
+        let id = self.clients.insert(Client { forward, real, guest, port, seen, generation, used: now }) as u32;
         self.by_guest.insert((guest, seen), id);
         self.by_client.insert((forward, real), id);
         shared.wheel.set(now + self.idle, Owner::UdpClient { id, generation });

@@ -44,6 +44,8 @@ pub(super) struct Mapping {
     peers: Option<Box<HashMap<IpAddr, Instant, Keyed>>>,
     used: Instant,
     only_dns: bool,
+    /// It is on the list of sockets that are ready, or of those that are blocked.
+    pub(super) queued: bool,
 }
 
 impl Mapping {
@@ -93,6 +95,10 @@ impl Mappings {
         self.mappings.get(id as usize).filter(|mapping| mapping.generation == generation)
     }
 
+    pub(super) fn get_mut(&mut self, id: u32, generation: u32) -> Option<&mut Mapping> {
+        self.mappings.get_mut(id as usize).filter(|mapping| mapping.generation == generation)
+    }
+
     /// The socket through which this guest sends to `to`; made if there is none yet and the limits allow it.
     pub(super) fn socket_for(
         &mut self,
@@ -102,7 +108,7 @@ impl Mappings {
         guest: SocketAddr,
         to: SocketAddr,
     ) -> Option<SocketId> {
-        let id = match self.find(guest) {
+        let id = match self.find(station.port, guest) {
             Some(id) => id,
             None => self.insert(cx, shared, station, guest, to)?,
         };
@@ -115,8 +121,11 @@ impl Mappings {
         Some(mapping.socket)
     }
 
-    fn find(&self, guest: SocketAddr) -> Option<u32> {
-        let same = |id: &u32| self.mappings.get(*id as usize).is_some_and(|mapping| mapping.guest == guest);
+    /// The mapping of a guest's address behind this port: a guest behind another one that uses the same address has its own.
+    fn find(&self, port: PortId, guest: SocketAddr) -> Option<u32> {
+        let same = |id: &u32| {
+            self.mappings.get(*id as usize).is_some_and(|mapping| mapping.guest == guest && mapping.station.port == port)
+        };
         self.index.find(self.hash.hash_one(guest), same).copied()
     }
 
@@ -143,7 +152,17 @@ impl Mappings {
             return None;
         };
         let only_dns = to.port() == DNS_PORT;
-        entry.insert(Mapping { guest, station, socket, generation, latest: to.ip(), peers: None, used: cx.now, only_dns });
+        entry.insert(Mapping {
+            guest,
+            station,
+            socket,
+            generation,
+            latest: to.ip(),
+            peers: None,
+            used: cx.now,
+            only_dns,
+            queued: false,
+        });
         let Self { mappings, index, hash, .. } = self;
         let rehash = |id: &u32| mappings.get(*id as usize).map_or(0, |mapping| hash.hash_one(mapping.guest));
         index.insert_unique(hash.hash_one(guest), id, rehash);

@@ -203,6 +203,12 @@ impl World {
         self.give_frame_with(frame, FrameMeta::default());
     }
 
+    /// Likewise a station at another port.
+    pub(crate) fn give_frame_from(&mut self, port: PortId, frame: &[u8]) {
+        self.input(port, frame, FrameMeta::default());
+        self.settle();
+    }
+
     pub(crate) fn give_frame_with(&mut self, frame: &[u8], meta: FrameMeta) {
         self.input(PORT, frame, meta);
         self.settle();
