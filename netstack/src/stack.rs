@@ -34,6 +34,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use hashbrown::HashMap;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 use smoltcp::wire::Icmpv6Message;
@@ -55,7 +56,7 @@ use crate::frame::Frame;
 use crate::host::{Event, Host};
 use crate::port::PortId;
 use crate::switch::Link;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Flows that one call of [`Stack::run`] serves.
 const RUN_BUDGET: usize = 64;
@@ -124,6 +125,8 @@ struct Shared {
     counters: Counters,
     neighbours: Neighbours,
     wheel: Wheel<Owner>,
+    /// When the link was asked last for each address: as many as there are guests that forwards lead to.
+    solicited: HashMap<IpAddr, Instant, Keyed>,
     /// Memory for what must be looked at in one piece.
     scratch: Vec<u8>,
     mtu: u16,
@@ -154,6 +157,7 @@ impl Stack {
                 counters: Counters::default(),
                 neighbours: Neighbours::new(config.limits.neighbours, hash),
                 wheel,
+                solicited: HashMap::with_hasher(hash),
                 scratch: Vec::new(),
                 mtu: config.mtu,
                 restrict: config.restrict,
@@ -377,6 +381,8 @@ impl Shared {
             _ => {}
         }
     }
+const SOLICITATION_INTERVAL: Duration = Duration::from_secs(1);
+
 
     fn dhcp(&mut self, cx: &mut Context<'_>, station: Station, message: &[u8]) {
         let Some(IpAddr::V4(gateway)) = self.policy.gateway(true) else { return };
@@ -391,6 +397,10 @@ impl Shared {
 
     fn dns(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, server: SocketAddr, message: &[u8]) {
         let way_back = DnsWayBack { port: station.port, mac: station.mac, guest, server };
+        if self.solicited.get(&ip).is_some_and(|at| cx.now.since(*at) < SOLICITATION_INTERVAL) {
+            return;
+        }
+        self.solicited.insert(ip, cx.now);
         if !cx.services.dns(way_back, message) {
             self.counters.dns_refused += 1;
         }

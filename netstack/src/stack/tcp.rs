@@ -34,7 +34,7 @@ mod transmit;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
 use self::flow::{Flow, FlowKey, Phase};
@@ -62,7 +62,7 @@ pub(crate) struct Relay {
     /// Flows that wait until a full port has room.
     blocked: HashMap<PortId, Vec<u32>, Keyed>,
     /// Flows to guests whose station is being looked for.
-    seeking: HashMap<IpAddr, Vec<u32>, Keyed>,
+    seeking: HashMap<IpAddr, HashSet<u32, Keyed>, Keyed>,
     listeners: Slab<Listener>,
     /// Flows that are not open yet.
     opening: usize,
@@ -165,12 +165,15 @@ impl Relay {
 
     /// Serves flows that have something to do, at most `budget` of them. Returns whether more are waiting.
     pub(crate) fn run(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> bool {
-        for _ in 0..budget {
+        let mut served = 0;
+        while served < budget {
             let Some(id) = self.ready.pop_front() else { return false };
             let Some(flow) = self.table.get_mut(id) else { continue };
             flow.todo.queued = false;
             match self.turn(cx, shared, id) {
+            // Numbers of flows that are gone cost nothing, so they cannot pile up.
                 Turn::Done => {}
+            served += 1;
                 Turn::Again => self.enqueue(id),
                 Turn::Blocked => self.block(id),
             }

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use hashbrown::HashSet;
 use siphasher::sip::SipHasher24;
 use std::hash::{Hash, Hasher};
 
@@ -25,6 +26,9 @@ use crate::stack::policy::Verdict;
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
 use crate::time::{Duration, Instant};
+
+/// Clients of a forward that are accepted in one go, so that those who connect without end do not keep the engine from all else.
+const ACCEPTS: usize = 64;
 
 /// How long to wait with accepting after that was refused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -157,8 +161,9 @@ impl Relay {
 
     /// Clients have connected to a forward.
     pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, listener: u32) {
-        while let Some(Listener { socket: listening, guest, .. }) = self.listeners.get(listener as usize) {
-            let (listening, guest) = (*listening, *guest);
+        let Some(Listener { socket: listening, guest, .. }) = self.listeners.get(listener as usize) else { return };
+        let (listening, guest) = (*listening, *guest);
+        for _ in 0..ACCEPTS {
             // The token of the flow is not known before there is a flow, and there is none before it is known who has connected.
             match cx.host.accept(listening, Owner::TcpListener { id: listener }.token()) {
                 Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest),
@@ -167,17 +172,18 @@ impl Relay {
                 Err(_) => {
                     // No descriptors are left. Those who wait make no further event, so they are looked for again soon.
                     shared.counters.tcp_limit_host += 1;
-                    return self.accept_later(cx, shared, listener);
+                    return self.accept_later(cx, shared, listener, ACCEPT_RETRY);
                 }
             }
         }
+        self.accept_later(cx, shared, listener, Duration::ZERO);
     }
 
-    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, listener: u32) {
+    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, listener: u32, pause: Duration) {
         if let Some(Listener { retry, .. }) = self.listeners.get_mut(listener as usize)
             && retry.is_none_or(|at| at <= cx.now)
         {
-            let at = cx.now + ACCEPT_RETRY;
+            let at = cx.now + pause;
             *retry = Some(at);
             shared.wheel.set(at, Owner::TcpListener { id: listener });
         }
@@ -224,10 +230,8 @@ impl Relay {
             }
             return;
         }
-        let waiting = self.seeking.entry(ip).or_default();
-        if !waiting.contains(&id) {
-            waiting.push(id);
-        }
+        let hash = *self.seeking.hasher();
+        self.seeking.entry(ip).or_insert_with(|| HashSet::with_hasher(hash)).insert(id);
         shared.solicit(cx, ip);
     }
 
