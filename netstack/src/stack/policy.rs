@@ -83,7 +83,12 @@ impl Policy {
     pub(crate) fn as_seen_by_guest(&self, ip: IpAddr) -> Option<IpAddr> {
         let ip = ip.to_canonical();
         let ours = self.is_gateway(ip) || self.is_dns(ip) || self.is_on_link(ip);
-        if ours || ip.is_loopback() || ip.is_unspecified() { self.gateway(ip.is_ipv4()) } else { Some(ip) }
+        // A guest would look for an address of the host's link on its own.
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        if ours || link_local || ip.is_loopback() || ip.is_unspecified() { self.gateway(ip.is_ipv4()) } else { Some(ip) }
     }
 
     /// The gateway's address in a family.
@@ -174,6 +179,8 @@ mod tests {
     }
 
     #[test]
+        assert_eq!(policy.as_seen_by_guest("fe80::9".parse().unwrap()), Some("fec0::2".parse().unwrap()));
+        assert_eq!(policy.as_seen_by_guest("169.254.1.9".parse().unwrap()), Some("10.0.2.2".parse().unwrap()));
     fn no_way_of_writing_this_host_leads_there() {
         let policy = Policy::new(&Config::default());
         for to in [

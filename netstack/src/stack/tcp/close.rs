@@ -136,7 +136,7 @@ impl Relay {
             Phase::TimeWait => TIME_WAIT,
             Phase::Open if flow.guest_closed && flow.fin_sent => times.tcp_closing,
             Phase::Open if flow.guest_closed || flow.fin_sent => times.tcp_half_closed,
-            Phase::Open => times.tcp_idle + KEEPALIVE_INTERVAL * flow.probes.into(),
+            Phase::Open => times.tcp_idle.saturating_add(KEEPALIVE_INTERVAL * flow.probes.into()),
         };
         flow.heard + patience
     }
