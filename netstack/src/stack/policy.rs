@@ -119,6 +119,11 @@ impl Policy {
         self.networks.iter().flatten().any(|net| net.contains(&ip))
     }
 
+    /// Whether this is the address of many: a multicast or a broadcast.
+    pub(crate) fn is_group(&self, ip: IpAddr) -> bool {
+        ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) || self.is_directed_broadcast(ip)
+    }
+
     fn is_gateway(&self, ip: IpAddr) -> bool {
         self.gateways.contains(&Some(ip))
     }
@@ -174,13 +179,13 @@ mod tests {
         assert_eq!(tcp(&policy, "[fec0::2]:22"), Verdict::Host("[::1]:22".parse().unwrap()));
         assert_eq!(policy.as_seen_by_guest("127.0.0.1".parse().unwrap()), Some("10.0.2.2".parse().unwrap()));
         assert_eq!(policy.as_seen_by_guest("192.0.2.1".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(policy.as_seen_by_guest("fe80::9".parse().unwrap()), Some("fec0::2".parse().unwrap()));
+        assert_eq!(policy.as_seen_by_guest("169.254.1.9".parse().unwrap()), Some("10.0.2.2".parse().unwrap()));
         let closed = Policy::new(&Config { host_loopback: false, ..Config::default() });
         assert_eq!(tcp(&closed, "10.0.2.2:22"), Verdict::Forbidden);
     }
 
     #[test]
-        assert_eq!(policy.as_seen_by_guest("fe80::9".parse().unwrap()), Some("fec0::2".parse().unwrap()));
-        assert_eq!(policy.as_seen_by_guest("169.254.1.9".parse().unwrap()), Some("10.0.2.2".parse().unwrap()));
     fn no_way_of_writing_this_host_leads_there() {
         let policy = Policy::new(&Config::default());
         for to in [

@@ -45,9 +45,10 @@ use self::table::Table;
 use self::transmit::Turn;
 use super::hash::Keyed;
 use super::neighbour::Station;
+use super::policy::Verdict;
 use super::token::Owner;
 use super::{Context, Shared};
-use crate::config::{Limits, Timeouts};
+use crate::config::{Limits, Protocol, Timeouts};
 use crate::frame::Frame;
 use crate::host::{Event, SocketId};
 use crate::port::PortId;
@@ -125,6 +126,8 @@ impl Relay {
         };
         match self.table.find(&key) {
             Some(id) => self.segment_arrived(cx, shared, id, station, segment, frame),
+            // RFC 9293 section 3.9.2.3: nobody is told anything in the name of a group.
+            None if shared.policy.decide(Protocol::Tcp, key.remote) == Verdict::Nowhere => shared.counters.drop_destination += 1,
             None if segment.rst => shared.counters.drop_no_flow += 1,
             None if segment.syn && segment.ack.is_none() => self.open(cx, shared, station, key, segment),
             None => {
@@ -168,12 +171,12 @@ impl Relay {
         let mut served = 0;
         while served < budget {
             let Some(id) = self.ready.pop_front() else { return false };
+            // Numbers of flows that are gone cost nothing, so they cannot pile up.
             let Some(flow) = self.table.get_mut(id) else { continue };
+            served += 1;
             flow.todo.queued = false;
             match self.turn(cx, shared, id) {
-            // Numbers of flows that are gone cost nothing, so they cannot pile up.
                 Turn::Done => {}
-            served += 1;
                 Turn::Again => self.enqueue(id),
                 Turn::Blocked => self.block(id),
             }

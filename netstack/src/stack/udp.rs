@@ -328,7 +328,12 @@ impl Arrival<'_> {
                 }
             };
             turn = Turn::More;
-            let seen = self.nat.admit(&Admission { now, guest: &self.guest, port: self.station.port }, shared, self.owner, received.from)?;
+            let seen = self.nat.admit(
+                &Admission { now, guest: &self.guest, port: self.station.port },
+                shared,
+                self.owner,
+                received.from,
+            )?;
             if !self.fits(&received) {
                 shared.counters.drop_too_large += 1;
                 return None;

@@ -1,8 +1,10 @@
 //! Where progress hangs on a single event, and where nothing at all must happen.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use netstack::addr::MacAddr;
+use netstack::config::Protocol;
 use netstack::frame::Offloads;
 use netstack::host::sim::{ConnectionId, Program, Server, UdpServer};
 use netstack::port::PortId;
@@ -150,7 +152,8 @@ fn a_guest_behind_another_port_gets_none_of_the_datagrams() {
     for server in SERVERS {
         let mut world = with_an_impostor();
         world.host.serve_udp(server, UdpServer::Echo);
-        let good = Datagram { source: SocketAddr::new(world.station().like(server.ip()), 5000), destination: server, payload: vec![1] };
+        let good =
+            Datagram { source: SocketAddr::new(world.station().like(server.ip()), 5000), destination: server, payload: vec![1] };
         let evil = Datagram { payload: vec![2], ..good.clone() };
         world.give_packet(&good.packet());
         let station = world.station().mac;
@@ -159,7 +162,9 @@ fn a_guest_behind_another_port_gets_none_of_the_datagrams() {
         let got: Vec<_> = world
             .take()
             .into_iter()
-            .filter_map(|frame| if let Body::Udp(datagram) = frame.body { Some((frame.destination, datagram.payload)) } else { None })
+            .filter_map(
+                |frame| if let Body::Udp(datagram) = frame.body { Some((frame.destination, datagram.payload)) } else { None },
+            )
             .collect();
         assert_eq!(got, [(station, vec![1]), (OTHER_MAC, vec![2]), (station, vec![1])]);
     }
@@ -205,4 +210,101 @@ fn no_segment_size_makes_a_super_frame_longer_than_a_frame_can_be() {
             assert_eq!((bytes.len(), end), (1 << 20, true));
         }
     }
+}
+
+#[test]
+fn frames_for_other_cards_and_groups_are_not_passed_on() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Echo));
+        let hand = Hand::new(&world, 50_000, server);
+        let neighbour = SocketAddr::new(if server.is_ipv4() { "10.0.2.99" } else { "fec0::99" }.parse().unwrap(), 80);
+        for destination in [server, neighbour] {
+            let syn = Segment { destination, ack: 0, ..hand.segment(SYN) }.packet();
+            let datagram = Datagram { source: hand.local, destination, payload: vec![1] }.packet();
+            for packet in [syn, datagram] {
+                for card in [OTHER_MAC, MacAddr::BROADCAST, MacAddr([0x33, 0x33, 0, 0, 0, 1])] {
+                    world.give_frame(&wire::ip_frame(world.station().mac, card, &packet));
+                }
+            }
+        }
+        assert_eq!((world.take(), world.host.open_sockets()), (vec![], 0));
+        assert_eq!(world.counters().drop_destination, 12);
+        Hand::open(&mut world, 50_000, server);
+    }
+}
+
+#[test]
+fn nobody_answers_in_the_name_of_a_group() {
+    for group in ["255.255.255.255:9", "10.0.2.255:9", "224.0.0.1:9", "[ff02::1]:9", "127.0.0.1:9"] {
+        let mut world = World::by_hand();
+        let hand = Hand::new(&world, 50_000, group.parse().unwrap());
+        for flags in [SYN, ACK, FIN | ACK, RST] {
+            world.give(&hand.segment(flags));
+        }
+        assert_eq!((world.take(), world.counters().drop_destination), (vec![], 4), "{group}");
+    }
+}
+
+#[test]
+fn a_guest_without_an_address_reaches_only_the_dhcp_server() {
+    let mut world = World::by_hand();
+    for (source, destination) in [
+        ("0.0.0.0:68", "198.51.100.7:67"),
+        ("0.0.0.0:68", "10.0.2.99:67"),
+        ("[::]:68", "[2001:db8::7]:67"),
+        ("[::]:68", "[fec0::2]:67"),
+    ] {
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        world.give_packet(&Datagram { source, destination, payload: vec![1] }.packet());
+    }
+    assert_eq!((world.take(), world.host.open_sockets(), world.counters().drop_source), (vec![], 0, 4));
+}
+
+#[test]
+fn a_guest_that_is_started_again_while_its_connection_opens_gets_one_at_once() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Echo).after(Duration::from_secs(2)));
+        Hand::syn(&mut world, 50_000, server);
+        world.pass(Duration::from_secs(1));
+        let mut again = Hand::new(&world, 50_000, server);
+        again.seq = 77_000_000;
+        world.give(&Segment { ack: 0, ..again.segment(SYN) });
+        again.seq += 1;
+        world.pass(Duration::from_millis(1500));
+        let syn_ack = again.take(&mut world).remove(0);
+        assert_eq!(syn_ack.ack, again.seq);
+        // Once it has been answered it is asked back, and resets what it does not know.
+        let mut third = again.clone();
+        third.seq = 5;
+        world.give(&Segment { ack: 0, ..third.segment(SYN) });
+        let question = third.take(&mut world).pop().expect("a challenge");
+        assert!(question.is(ACK) && question.ack == again.seq, "{question:?}");
+        world.give(&Segment { seq: question.ack, ack: 0, ..third.segment(RST) });
+        assert_eq!(world.host.open_sockets(), 0);
+    }
+}
+
+#[test]
+fn clients_that_come_all_at_once_are_served_in_turns_and_their_guest_is_asked_for_once() {
+    let mut world = World::by_hand();
+    world.answers_neighbours = false;
+    let (listen, guest) = ("192.0.2.1:2222".parse().unwrap(), "10.0.2.15:22".parse().unwrap());
+    world.forward(Protocol::Tcp, listen, guest);
+    for n in 0..500 {
+        let client = SocketAddr::new([203, 0, 113, 9].into(), 10_000 + n);
+        world.host.dial(listen, client, &Server::new(Program::Idle)).unwrap();
+    }
+    let before = world.host.calls().accept;
+    world.settle();
+    assert!(world.host.calls().accept - before < 200, "the engine has other things to do too");
+    world.pass(Duration::from_millis(900));
+    assert_eq!(world.host.calls().accept - before, 501);
+    let questions = world.take().iter().filter(|frame| matches!(frame.body, Body::Arp(_))).count();
+    assert_eq!(questions, 1, "RFC 1122 section 2.3.2.1");
+    world.answers_neighbours = true;
+    world.pass(Duration::from_secs(3));
+    let reached: BTreeSet<_> = world.take_segments().iter().filter(|segment| segment.is(SYN)).map(|syn| syn.source).collect();
+    assert_eq!(reached.len(), 500);
 }

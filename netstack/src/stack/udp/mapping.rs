@@ -152,7 +152,17 @@ impl Mappings {
             return None;
         };
         let only_dns = to.port() == DNS_PORT;
-        entry.insert(Mapping { guest, station, socket, generation, latest: to.ip(), peers: None, used: cx.now, only_dns, queued: false });
+        entry.insert(Mapping {
+            guest,
+            station,
+            socket,
+            generation,
+            latest: to.ip(),
+            peers: None,
+            used: cx.now,
+            only_dns,
+            queued: false,
+        });
         let Self { mappings, index, hash, .. } = self;
         let rehash = |id: &u32| mappings.get(*id as usize).map_or(0, |mapping| hash.hash_one(mapping.guest));
         index.insert_unique(hash.hash_one(guest), id, rehash);
