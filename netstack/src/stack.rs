@@ -8,13 +8,13 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`packet`], [`emit`] | reading and writing headers |
-//! | [`policy`] | where a guest may go: the one place where that is decided |
-//! | [`neighbour`], [`arp`], [`ndp`] | who is on the link |
-//! | [`icmp`] | echo, and telling guests what cannot be reached |
-//! | [`udp`] | the UDP relay |
-//! | [`tcp`] | the TCP relay |
-//! | [`timer`], [`token`], [`hash`], [`counters`] | what they share |
+//! | `packet`, `emit` | reading and writing headers |
+//! | `policy` | where a guest may go: the one place where that is decided |
+//! | `neighbour`, `arp`, `ndp` | who is on the link |
+//! | `icmp` | echo, and telling guests what cannot be reached |
+//! | `udp` | the UDP relay |
+//! | `tcp` | the TCP relay |
+//! | `timer`, `token`, `hash`, `counters` | what they share |
 
 mod arp;
 mod counters;

@@ -10,7 +10,7 @@
 //! - Nothing acknowledged is lost: a byte is acknowledged when it is in the socket, or held here in order, within a limit.
 //! - Nothing is reordered, and no right edge of a window is ever taken back.
 //! - A flow that has nothing to do costs no time at all.
-//! - There is no congestion control towards the guest: its link does not lose, and the guest's window bounds what is under way.
+//! - There is no congestion control towards a guest whose link does not lose: its window bounds what is under way. See [`congestion`].
 //!
 //! | file | what |
 //! |---|---|
@@ -20,9 +20,11 @@
 //! | [`open`] | connections opened by guests, and by clients of forwards |
 //! | [`receive`] | from the guest to the socket |
 //! | [`transmit`] | from the socket to the guest |
+//! | [`congestion`] | how much may be under way after a loss |
 //! | [`close`] | ends, resets and timers |
 
 mod close;
+mod congestion;
 mod flow;
 mod open;
 mod receive;

@@ -206,6 +206,7 @@ impl Relay {
             Phase::Open => {
                 shared.counters.tcp_timeouts += 1;
                 flow.recover = flow.snd_max;
+                flow.congestion.timed_out(flow.snd_max.ahead_of(flow.snd_una), flow.mss.into());
                 flow.rewind();
             }
             Phase::Connecting | Phase::TimeWait => return,

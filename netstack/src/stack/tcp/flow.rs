@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::congestion::Congestion;
 use super::segment::SynOptions;
 use super::seq::Seq;
 use crate::host::SocketId;
@@ -89,8 +90,9 @@ pub(crate) struct Flow {
     pub(crate) active_close: bool,
 
     pub(crate) duplicate_acks: u8,
-    /// Retransmission after duplicate acknowledgements happens once until this is acknowledged (RFC 6582).
+    /// The highest number sent when the last loss was noticed. Duplicate acknowledgements before it tell of no new loss (RFC 6582).
     pub(crate) recover: Seq,
+    pub(crate) congestion: Congestion,
     pub(crate) rtt: RoundTrip,
     /// When to send again what is not acknowledged, or to probe a closed window.
     pub(crate) retransmit_at: Option<Instant>,
@@ -122,6 +124,8 @@ pub(crate) struct Todo {
     pub(crate) read: bool,
     /// The socket has failed, and what it still had was sent.
     pub(crate) last: bool,
+    /// The first unacknowledged segment is known to be lost and is to be sent again, alone.
+    pub(crate) resend: bool,
     /// One byte is to be sent although the window is closed.
     pub(crate) probe: bool,
 }
@@ -158,6 +162,7 @@ impl Flow {
             active_close: false,
             duplicate_acks: 0,
             recover: iss,
+            congestion: Congestion::default(),
             rtt: RoundTrip::default(),
             retransmit_at: None,
             heard: now,
@@ -200,6 +205,7 @@ impl Flow {
         self.snd_nxt = self.snd_una;
         self.host_closed = false;
         self.rtt.timed = None;
+        self.todo.resend = false;
         self.todo.read = true;
     }
 
@@ -256,7 +262,11 @@ pub(crate) struct RoundTrip {
 }
 
 impl RoundTrip {
-    const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+    /// Before anything was measured (RFC 6298 section 2.1).
+    const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+    /// RFC 6298 section 2.4 asks for a second, for networks. This is a link within a machine, and longer than any guest keeps an
+    /// acknowledgement back.
+    const MIN_TIMEOUT: Duration = Duration::from_millis(250);
     const MAX_TIMEOUT: Duration = Duration::from_secs(60);
     const MAX_BACKOFF: u8 = 6;
 
@@ -275,7 +285,7 @@ impl RoundTrip {
 
     /// How long to wait for an acknowledgement: RFC 6298 section 2, doubled by section 5.5.
     pub(crate) fn timeout(&self) -> Duration {
-        let base = self.estimate.map_or(Self::MIN_TIMEOUT, |(smoothed, variation)| {
+        let base = self.estimate.map_or(Self::FIRST_TIMEOUT, |(smoothed, variation)| {
             Duration::from_micros(u64::from(smoothed) + u64::from(variation.saturating_mul(4)))
         });
         (base.max(Self::MIN_TIMEOUT) * (1 << self.backoff.min(Self::MAX_BACKOFF))).min(Self::MAX_TIMEOUT)

@@ -175,6 +175,7 @@ impl Relay {
             flow.to_discard += advance - fin;
             flow.fin_acked = fin == 1;
             flow.duplicate_acks = 0;
+            flow.todo.resend = flow.congestion.acknowledged(advance - fin, flow.mss.into(), ack >= flow.recover);
             flow.rtt.acknowledged(ack, cx.now);
             if flow.snd_una == flow.snd_max {
                 flow.retransmit_at = None;
@@ -191,10 +192,14 @@ impl Relay {
             && flow.snd_max > flow.snd_una
         {
             flow.duplicate_acks = flow.duplicate_acks.saturating_add(1);
-            if flow.duplicate_acks == DUPLICATE_ACKS && flow.snd_una >= flow.recover {
+            if flow.congestion.is_recovering() {
+                flow.congestion.duplicate(flow.mss.into());
+                self.enqueue(id);
+            } else if flow.duplicate_acks == DUPLICATE_ACKS && flow.snd_una >= flow.recover {
                 shared.counters.tcp_fast_retransmits += 1;
                 flow.recover = flow.snd_max;
-                flow.rewind();
+                flow.congestion.lost(flow.snd_max.ahead_of(flow.snd_una), flow.mss.into());
+                flow.todo.resend = true;
                 self.enqueue(id);
             }
         }

@@ -35,8 +35,10 @@ pub(super) enum Turn {
     Blocked,
 }
 
-/// What peeking for a frame has come to.
+/// What sending a segment with payload has come to.
 enum Peeked {
+    /// The port has no room.
+    Full,
     Bytes(usize),
     End,
     Nothing,
@@ -52,6 +54,9 @@ impl Relay {
         }
         if let ControlFlow::Break(turn) = self.send_syn(cx, shared, id) {
             return turn;
+        }
+        if !self.resend(cx, shared, id) {
+            return Turn::Blocked;
         }
         let turn = self.send_data(cx, shared, id);
         if turn == Turn::Blocked {
@@ -123,7 +128,6 @@ impl Relay {
         let mut budget = TURN_BYTES;
         for _ in 0..TURN_FRAMES {
             let Some(flow) = self.table.get_mut(id) else { return Turn::Done };
-            let Some(socket) = flow.socket else { return Turn::Done };
             if flow.phase != Phase::Open || !flow.todo.read || flow.host_closed || flow.fin_acked {
                 return Turn::Done;
             }
@@ -137,42 +141,12 @@ impl Relay {
                 }
                 return Turn::Done;
             }
-            let want = room.max(1);
-            let path = flow.path(shared);
-            let offloads = cx.link.offloads(path.station.port);
-            let super_frames = if path.destination.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
-            let mss = usize::from(flow.mss);
-            let want = want.min(if super_frames { largest_super_frame(&path, mss) } else { mss });
-            let headers = path.header_len() + TCP_HEADER_LEN;
-            // The bytes that wait to be discarded were, at the beginning of this turn.
-            let offset = flow.in_flight() as usize;
-            let header = flow.header(cx, flow.snd_nxt, TcpControl::Psh);
-
-            let mut peeked = Peeked::Nothing;
-            let host = &mut *cx.host;
-            let mut bytes = 0;
-            let sent = cx.link.send(path.station.port, headers + want, &mut |room| {
-                let mut parts = [const { ChunkMut::empty() }; MAX_CHUNKS];
-                let count = room.parts(headers, want, &mut parts);
-                peeked = match host.peek(socket, offset, &mut parts[..count]) {
-                    Ok(0) => Peeked::End,
-                    Ok(len) => Peeked::Bytes(len),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
-                    Err(error) => Peeked::Failed(error),
-                };
-                let Peeked::Bytes(len) = peeked else { return None };
-                let filled = header.finish(room, &path, len, mss, &offloads);
-                bytes = filled.0;
-                Some(filled)
-            });
-            if sent == Sent::Full {
-                flow.todo.probe = probe;
-                return Turn::Blocked;
-            }
-            match peeked {
+            match flow.send_segment(cx, shared, flow.snd_nxt, room.max(1)) {
+                Peeked::Full => {
+                    flow.todo.probe = probe;
+                    return Turn::Blocked;
+                }
                 Peeked::Bytes(len) => {
-                    shared.counters.frames_out += 1;
-                    shared.counters.bytes_out += bytes as u64;
                     self.data_sent(cx, shared, id, len, probe);
                     budget = budget.saturating_sub(len);
                     if budget == 0 {
@@ -198,6 +172,33 @@ impl Relay {
             }
         }
         Turn::Again
+    }
+
+    /// Sends the first unacknowledged segment again, if it is known to be lost. Returns false if the port is full.
+    fn resend(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) -> bool {
+        let Some(flow) = self.table.get_mut(id) else { return true };
+        if !flow.todo.resend || flow.phase != Phase::Open {
+            return true;
+        }
+        let sent = flow.snd_max.ahead_of(flow.snd_una) - u32::from(flow.fin_sent && !flow.fin_acked);
+        let sent_again = if sent > 0 {
+            flow.send_segment(cx, shared, flow.snd_una, usize::from(flow.mss).min(sent as usize))
+        } else {
+            let header = flow.header(cx, flow.snd_una, TcpControl::Fin);
+            if send_header(cx, shared, flow, &header) == Sent::Full { Peeked::Full } else { Peeked::Nothing }
+        };
+        match sent_again {
+            Peeked::Full => return false,
+            Peeked::Failed(error) => self.host_failed(cx, shared, id, &error),
+            Peeked::Bytes(_) | Peeked::End | Peeked::Nothing => {
+                flow.todo.resend = false;
+                // Karn's algorithm: what was sent twice is not timed.
+                flow.rtt.timed = None;
+                let at = cx.now + flow.rtt.timeout();
+                Self::arm_retransmit(flow, id, shared, at);
+            }
+        }
+        true
     }
 
     /// Notes that `len` bytes from `snd_nxt` on were sent, into the guest's window or to probe a closed one.
@@ -244,6 +245,48 @@ impl Flow {
         path(shared, self.station, &self.key)
     }
 
+    /// Sends what the socket has from `seq` on, at most `want` bytes, in one frame; a super-frame if the port takes those.
+    fn send_segment(&mut self, cx: &mut Context<'_>, shared: &mut Shared, seq: Seq, want: usize) -> Peeked {
+        let Some(socket) = self.socket else { return Peeked::Nothing };
+        let path = self.path(shared);
+        let port = path.station.port;
+        let offloads = cx.link.offloads(port);
+        let super_frames = if path.destination.is_ipv4() { offloads.tso4 } else { offloads.tso6 };
+        let mss = usize::from(self.mss);
+        let want = want.min(if super_frames { largest_super_frame(&path, mss) } else { mss });
+        let headers = path.header_len() + TCP_HEADER_LEN;
+        // What was acknowledged has been discarded at the beginning of this turn.
+        let offset = seq.ahead_of(self.snd_una) as usize;
+        let header = self.header(cx, seq, TcpControl::Psh);
+
+        let mut peeked = Peeked::Nothing;
+        let mut bytes = 0;
+        let host = &mut *cx.host;
+        let sent = cx.link.send(port, headers + want, &mut |room| {
+            let mut parts = [const { ChunkMut::empty() }; MAX_CHUNKS];
+            let count = room.parts(headers, want, &mut parts);
+            peeked = match host.peek(socket, offset, &mut parts[..count]) {
+                Ok(0) => Peeked::End,
+                Ok(len) => Peeked::Bytes(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
+                Err(error) => Peeked::Failed(error),
+            };
+            let Peeked::Bytes(len) = peeked else { return None };
+            let filled = header.finish(room, &path, len, mss, &offloads);
+            bytes = filled.0;
+            Some(filled)
+        });
+        match sent {
+            Sent::Full => return Peeked::Full,
+            Sent::Yes => {
+                shared.counters.frames_out += 1;
+                shared.counters.bytes_out += bytes as u64;
+            }
+            Sent::Declined => {}
+        }
+        peeked
+    }
+
     /// The header of a segment at `seq`. Where an acknowledgement is due, the window is looked at anew.
     fn header(&mut self, cx: &mut Context<'_>, seq: Seq, control: TcpControl) -> Header {
         if (self.todo.ack || control == TcpControl::Syn)
@@ -275,10 +318,11 @@ impl Flow {
     /// How many bytes the guest may be sent now. Small pieces of a large window are left until there is more room (RFC 9293 section
     /// 3.8.6.2.1).
     fn room_in_window(&self) -> usize {
-        let in_flight = self.in_flight();
+        let (in_flight, mss) = (self.in_flight(), u32::from(self.mss));
         let room = self.snd_wnd.saturating_sub(in_flight);
-        let silly = room < u32::from(self.mss).min(self.max_wnd / 2);
-        if silly && in_flight > 0 { 0 } else { room as usize }
+        let uncongested = self.congestion.window().saturating_sub(in_flight);
+        let silly = in_flight > 0 && room < mss.min(self.max_wnd / 2) || in_flight >= mss && uncongested < mss;
+        if silly { 0 } else { room.min(uncongested) as usize }
     }
 
     /// Nothing is under way any more, and nothing waits for a closed window.
