@@ -176,6 +176,8 @@ impl Relay {
             flow.fin_acked = fin == 1;
             flow.duplicate_acks = 0;
             flow.todo.resend = flow.congestion.acknowledged(advance - fin, flow.mss.into(), ack >= flow.recover);
+            // Left behind by 2 GiB, it would seem to be ahead.
+            flow.recover = flow.recover.max(ack);
             flow.rtt.acknowledged(ack, cx.now);
             if flow.snd_una == flow.snd_max {
                 flow.retransmit_at = None;
