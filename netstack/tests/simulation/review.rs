@@ -308,3 +308,33 @@ fn clients_that_come_all_at_once_are_served_in_turns_and_their_guest_is_asked_fo
     let reached: BTreeSet<_> = world.take_segments().iter().filter(|segment| segment.is(SYN)).map(|syn| syn.source).collect();
     assert_eq!(reached.len(), 500);
 }
+
+#[test]
+fn a_guest_whose_card_was_replaced_in_silence_is_found_again() {
+    for (listen, client, guest) in
+        [("192.0.2.1:2222", "203.0.113.9:4000", "10.0.2.15:22"), ("[2001:db8::1]:2222", "[2001:db8:9::9]:4000", "[fec0::15]:22")]
+    {
+        let guest: SocketAddr = guest.parse().unwrap();
+        let mut world = World::by_hand();
+        world.forward(Protocol::Tcp, listen.parse().unwrap(), guest);
+        let me = world.station();
+        let solicitation = if guest.is_ipv4() {
+            let target = [10, 0, 2, 2].into();
+            let claim = wire::Arp { operation: 1, sender_mac: OTHER_MAC, sender: me.v4, target_mac: MacAddr([0; 6]), target };
+            wire::ethernet(OTHER_MAC, MacAddr::BROADCAST, wire::ETHERTYPE_ARP, &claim.bytes())
+        } else {
+            let target = std::net::Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
+            let payload = [&target.octets()[..], &[1, 1], &OTHER_MAC.0].concat();
+            let (source, destination) = (me.v6.into(), target.into());
+            let question = wire::Icmp { source, destination, kind: 135, code: 0, rest: [0; 4], payload };
+            wire::ip_frame(OTHER_MAC, GATEWAY, &question.packet())
+        };
+        world.give_frame(&solicitation);
+        world.take();
+        world.host.dial(listen.parse().unwrap(), client.parse().unwrap(), &Server::new(Program::Idle)).unwrap();
+        world.pass(Duration::from_millis(10));
+        assert!(world.take().iter().all(|frame| frame.destination == OTHER_MAC), "the old card");
+        world.pass(Duration::from_secs(8));
+        assert!(world.take().iter().any(|frame| frame.destination == me.mac && matches!(frame.body, Body::Tcp(_))));
+    }
+}

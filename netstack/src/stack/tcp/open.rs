@@ -221,13 +221,16 @@ impl Relay {
             .find(|key| key.remote.port() != 0 && self.table.find(key).is_none())
     }
 
-    /// Asks the link who has the guest's address, and has the flow told.
+    /// Looks up the guest's station. If it is not known, asks the link, and has the flow told.
     pub(super) fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
         let Some(ip) = self.table.get(id).map(|flow| flow.key.guest.ip()) else { return };
         if let Some(station) = shared.neighbours.station(cx.now, ip) {
             if let Some(flow) = self.table.get_mut(id) {
                 flow.station = station;
             }
+            return;
+        }
+        if self.table.get(id).is_some_and(|flow| flow.station != UNKNOWN_STATION) {
             return;
         }
         let hash = *self.seeking.hasher();

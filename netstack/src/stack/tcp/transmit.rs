@@ -97,7 +97,7 @@ impl Relay {
             let ack = flow.todo.ack && flow.phase == Phase::SynReceived;
             return if ack { ControlFlow::Continue(()) } else { ControlFlow::Break(Turn::Done) };
         }
-        if flow.station == UNKNOWN_STATION {
+        if flow.phase == Phase::SynSent {
             self.seek(cx, shared, id);
         }
         let Some(flow) = self.table.get_mut(id) else { return ControlFlow::Break(Turn::Done) };
