@@ -34,6 +34,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use hashbrown::HashMap;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
 use smoltcp::wire::Icmpv6Message;
@@ -43,7 +44,7 @@ use self::emit::Path;
 use self::hash::Keyed;
 use self::neighbour::{Neighbours, Station};
 use self::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
-use self::policy::Policy;
+use self::policy::{Policy, Verdict};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
 use self::timer::Wheel;
@@ -55,7 +56,7 @@ use crate::frame::Frame;
 use crate::host::{Event, Host};
 use crate::port::PortId;
 use crate::switch::Link;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Flows that one call of [`Stack::run`] serves.
 const RUN_BUDGET: usize = 64;
@@ -124,6 +125,8 @@ struct Shared {
     counters: Counters,
     neighbours: Neighbours,
     wheel: Wheel<Owner>,
+    /// When the link was asked last for each address: as many as there are guests that forwards lead to.
+    solicited: HashMap<IpAddr, Instant, Keyed>,
     /// Memory for what must be looked at in one piece.
     scratch: Vec<u8>,
     mtu: u16,
@@ -154,6 +157,7 @@ impl Stack {
                 counters: Counters::default(),
                 neighbours: Neighbours::new(config.limits.neighbours, hash),
                 wheel,
+                solicited: HashMap::with_hasher(hash),
                 scratch: Vec::new(),
                 mtu: config.mtu,
                 restrict: config.restrict,
@@ -190,6 +194,10 @@ impl Stack {
             Ok(packet) => packet,
             Err(why) => return self.shared.count_unreadable(why),
         };
+        if !self.is_for_us(ethernet.destination, &packet) {
+            self.shared.counters.drop_destination += 1;
+            return;
+        }
         let from_guest = self.shared.policy.is_guest_address(packet.source);
         // A guest without an address yet speaks from the unspecified one: to the DHCP server, and to look for duplicates.
         let beginner = packet.source.is_unspecified() && !matches!(packet.transport, Transport::Tcp(_));
@@ -200,12 +208,27 @@ impl Stack {
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
-            Transport::Udp(datagram) if from_guest || datagram.destination_port == DHCP_SERVER_PORT => {
+            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet.destination, datagram.destination_port) => {
                 self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
             Transport::Icmp { offset, len } => self.icmp(cx, station, &packet, (*offset, *len), frame),
         }
+    }
+
+    /// Whether a packet in a frame to `card` is ours to look at. What is sent to a group is for a group or a virtual host: a router does
+    /// not pass it on, and nobody is told an error about it (RFC 1122 section 3.2.2).
+    fn is_for_us(&self, card: MacAddr, packet: &Packet) -> bool {
+        let policy = &self.shared.policy;
+        if !card.is_multicast() {
+            return policy.is_virtual_host_mac(card);
+        }
+        let to = packet.destination;
+        (policy.is_group(to) || policy.is_virtual_host(to)) && !matches!(packet.transport, Transport::Tcp(_))
+    }
+
+    fn is_for_dhcp(&self, ip: IpAddr, port: u16) -> bool {
+        self.shared.policy.decide(Protocol::Udp, SocketAddr::new(ip, port)) == Verdict::Dhcp
     }
 
     fn icmp(&mut self, cx: &mut Context<'_>, station: Station, packet: &Packet, (offset, len): (usize, usize), frame: &Frame<'_>) {
@@ -358,6 +381,8 @@ impl Stack {
 
 const DHCP_SERVER_PORT: u16 = 67;
 
+const SOLICITATION_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Shared {
     /// The card from which frames of this source come: the virtual host's own, or that of the gateway which routes for it.
     fn router_mac(&self, source: IpAddr) -> MacAddr {
@@ -369,8 +394,13 @@ impl Shared {
         self.ipv6.as_ref().map(|config| config.dns.into())
     }
 
-    /// Asks the link who has an address.
+    /// Asks the link who has an address; not more often than once a second (RFC 1122 section 2.3.2.1), however many clients of forwards
+    /// have it asked for.
     fn solicit(&mut self, cx: &mut Context<'_>, ip: IpAddr) {
+        if self.solicited.get(&ip).is_some_and(|at| cx.now.since(*at) < SOLICITATION_INTERVAL) {
+            return;
+        }
+        self.solicited.insert(ip, cx.now);
         match (ip, self.policy.gateway(true)) {
             (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => arp::solicit(cx, self, gateway, ip),
             (IpAddr::V6(ip), _) => ndp::solicit(cx, self, ip),

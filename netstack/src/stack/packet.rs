@@ -45,7 +45,11 @@ impl Headers {
 
     pub(crate) fn ethernet(&self) -> Option<Ethernet> {
         let header = Ethernet2HeaderSlice::from_slice(self.bytes()).ok()?;
-        Some(Ethernet { source: MacAddr(header.source()), ethertype: header.ether_type().0 })
+        Some(Ethernet {
+            source: MacAddr(header.source()),
+            destination: MacAddr(header.destination()),
+            ethertype: header.ether_type().0,
+        })
     }
 }
 
@@ -53,6 +57,7 @@ impl Headers {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ethernet {
     pub(crate) source: MacAddr,
+    pub(crate) destination: MacAddr,
     pub(crate) ethertype: u16,
 }
 

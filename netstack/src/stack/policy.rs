@@ -83,7 +83,12 @@ impl Policy {
     pub(crate) fn as_seen_by_guest(&self, ip: IpAddr) -> Option<IpAddr> {
         let ip = ip.to_canonical();
         let ours = self.is_gateway(ip) || self.is_dns(ip) || self.is_on_link(ip);
-        if ours || ip.is_loopback() || ip.is_unspecified() { self.gateway(ip.is_ipv4()) } else { Some(ip) }
+        // A guest would look for an address of the host's link on its own.
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        if ours || link_local || ip.is_loopback() || ip.is_unspecified() { self.gateway(ip.is_ipv4()) } else { Some(ip) }
     }
 
     /// The gateway's address in a family.
@@ -112,6 +117,11 @@ impl Policy {
 
     pub(crate) fn is_on_link(&self, ip: IpAddr) -> bool {
         self.networks.iter().flatten().any(|net| net.contains(&ip))
+    }
+
+    /// Whether this is the address of many: a multicast or a broadcast.
+    pub(crate) fn is_group(&self, ip: IpAddr) -> bool {
+        ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) || self.is_directed_broadcast(ip)
     }
 
     fn is_gateway(&self, ip: IpAddr) -> bool {
@@ -169,6 +179,8 @@ mod tests {
         assert_eq!(tcp(&policy, "[fec0::2]:22"), Verdict::Host("[::1]:22".parse().unwrap()));
         assert_eq!(policy.as_seen_by_guest("127.0.0.1".parse().unwrap()), Some("10.0.2.2".parse().unwrap()));
         assert_eq!(policy.as_seen_by_guest("192.0.2.1".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(policy.as_seen_by_guest("fe80::9".parse().unwrap()), Some("fec0::2".parse().unwrap()));
+        assert_eq!(policy.as_seen_by_guest("169.254.1.9".parse().unwrap()), Some("10.0.2.2".parse().unwrap()));
         let closed = Policy::new(&Config { host_loopback: false, ..Config::default() });
         assert_eq!(tcp(&closed, "10.0.2.2:22"), Verdict::Forbidden);
     }

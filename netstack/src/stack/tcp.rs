@@ -36,7 +36,7 @@ mod transmit;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
 use self::flow::{Flow, FlowKey, Phase};
@@ -47,9 +47,10 @@ use self::table::Table;
 use self::transmit::Turn;
 use super::hash::Keyed;
 use super::neighbour::Station;
+use super::policy::Verdict;
 use super::token::Owner;
 use super::{Context, Shared};
-use crate::config::{Limits, Timeouts};
+use crate::config::{Limits, Protocol, Timeouts};
 use crate::frame::Frame;
 use crate::host::{Event, SocketId};
 use crate::port::PortId;
@@ -64,7 +65,7 @@ pub(crate) struct Relay {
     /// Flows that wait until a full port has room.
     blocked: HashMap<PortId, Vec<u32>, Keyed>,
     /// Flows to guests whose station is being looked for.
-    seeking: HashMap<IpAddr, Vec<u32>, Keyed>,
+    seeking: HashMap<IpAddr, HashSet<u32, Keyed>, Keyed>,
     listeners: Slab<Listener>,
     /// Flows that are not open yet.
     opening: usize,
@@ -127,6 +128,8 @@ impl Relay {
         };
         match self.table.find(&key) {
             Some(id) => self.segment_arrived(cx, shared, id, station, segment, frame),
+            // RFC 9293 section 3.9.2.3: nobody is told anything in the name of a group.
+            None if shared.policy.decide(Protocol::Tcp, key.remote) == Verdict::Nowhere => shared.counters.drop_destination += 1,
             None if segment.rst => shared.counters.drop_no_flow += 1,
             None if segment.syn && segment.ack.is_none() => self.open(cx, shared, station, key, segment),
             None => {
@@ -167,9 +170,12 @@ impl Relay {
 
     /// Serves flows that have something to do, at most `budget` of them. Returns whether more are waiting.
     pub(crate) fn run(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> bool {
-        for _ in 0..budget {
+        let mut served = 0;
+        while served < budget {
             let Some(id) = self.ready.pop_front() else { return false };
+            // Numbers of flows that are gone cost nothing, so they cannot pile up.
             let Some(flow) = self.table.get_mut(id) else { continue };
+            served += 1;
             flow.todo.queued = false;
             match self.turn(cx, shared, id) {
                 Turn::Done => {}

@@ -1,8 +1,10 @@
 //! Where progress hangs on a single event, and where nothing at all must happen.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use netstack::addr::MacAddr;
+use netstack::config::Protocol;
 use netstack::frame::Offloads;
 use netstack::host::sim::{ConnectionId, Program, Server, UdpServer};
 use netstack::port::PortId;
@@ -207,5 +209,132 @@ fn no_segment_size_makes_a_super_frame_longer_than_a_frame_can_be() {
             let (bytes, end) = hand.receive(&mut world);
             assert_eq!((bytes.len(), end), (1 << 20, true));
         }
+    }
+}
+
+#[test]
+fn frames_for_other_cards_and_groups_are_not_passed_on() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Echo));
+        let hand = Hand::new(&world, 50_000, server);
+        let neighbour = SocketAddr::new(if server.is_ipv4() { "10.0.2.99" } else { "fec0::99" }.parse().unwrap(), 80);
+        for destination in [server, neighbour] {
+            let syn = Segment { destination, ack: 0, ..hand.segment(SYN) }.packet();
+            let datagram = Datagram { source: hand.local, destination, payload: vec![1] }.packet();
+            for packet in [syn, datagram] {
+                for card in [OTHER_MAC, MacAddr::BROADCAST, MacAddr([0x33, 0x33, 0, 0, 0, 1])] {
+                    world.give_frame(&wire::ip_frame(world.station().mac, card, &packet));
+                }
+            }
+        }
+        assert_eq!((world.take(), world.host.open_sockets()), (vec![], 0));
+        assert_eq!(world.counters().drop_destination, 12);
+        Hand::open(&mut world, 50_000, server);
+    }
+}
+
+#[test]
+fn nobody_answers_in_the_name_of_a_group() {
+    for group in ["255.255.255.255:9", "10.0.2.255:9", "224.0.0.1:9", "[ff02::1]:9", "127.0.0.1:9"] {
+        let mut world = World::by_hand();
+        let hand = Hand::new(&world, 50_000, group.parse().unwrap());
+        for flags in [SYN, ACK, FIN | ACK, RST] {
+            world.give(&hand.segment(flags));
+        }
+        assert_eq!((world.take(), world.counters().drop_destination), (vec![], 4), "{group}");
+    }
+}
+
+#[test]
+fn a_guest_without_an_address_reaches_only_the_dhcp_server() {
+    let mut world = World::by_hand();
+    for (source, destination) in [
+        ("0.0.0.0:68", "198.51.100.7:67"),
+        ("0.0.0.0:68", "10.0.2.99:67"),
+        ("[::]:68", "[2001:db8::7]:67"),
+        ("[::]:68", "[fec0::2]:67"),
+    ] {
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        world.give_packet(&Datagram { source, destination, payload: vec![1] }.packet());
+    }
+    assert_eq!((world.take(), world.host.open_sockets(), world.counters().drop_source), (vec![], 0, 4));
+}
+
+#[test]
+fn a_guest_that_is_started_again_while_its_connection_opens_gets_one_at_once() {
+    for server in SERVERS {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Echo).after(Duration::from_secs(2)));
+        Hand::syn(&mut world, 50_000, server);
+        world.pass(Duration::from_secs(1));
+        let mut again = Hand::new(&world, 50_000, server);
+        again.seq = 77_000_000;
+        world.give(&Segment { ack: 0, ..again.segment(SYN) });
+        again.seq += 1;
+        world.pass(Duration::from_millis(1500));
+        let syn_ack = again.take(&mut world).remove(0);
+        assert_eq!(syn_ack.ack, again.seq);
+        // Once it has been answered it is asked back, and resets what it does not know.
+        let mut third = again.clone();
+        third.seq = 5;
+        world.give(&Segment { ack: 0, ..third.segment(SYN) });
+        let question = third.take(&mut world).pop().expect("a challenge");
+        assert!(question.is(ACK) && question.ack == again.seq, "{question:?}");
+        world.give(&Segment { seq: question.ack, ack: 0, ..third.segment(RST) });
+        assert_eq!(world.host.open_sockets(), 0);
+    }
+}
+
+#[test]
+fn clients_that_come_all_at_once_are_served_in_turns_and_their_guest_is_asked_for_once() {
+    let mut world = World::by_hand();
+    world.answers_neighbours = false;
+    let (listen, guest) = ("192.0.2.1:2222".parse().unwrap(), "10.0.2.15:22".parse().unwrap());
+    world.forward(Protocol::Tcp, listen, guest);
+    for n in 0..500 {
+        let client = SocketAddr::new([203, 0, 113, 9].into(), 10_000 + n);
+        world.host.dial(listen, client, &Server::new(Program::Idle)).unwrap();
+    }
+    let before = world.host.calls().accept;
+    world.settle();
+    assert!(world.host.calls().accept - before < 200, "the engine has other things to do too");
+    world.pass(Duration::from_millis(900));
+    assert_eq!(world.host.calls().accept - before, 501);
+    let questions = world.take().iter().filter(|frame| matches!(frame.body, Body::Arp(_))).count();
+    assert_eq!(questions, 1, "RFC 1122 section 2.3.2.1");
+    world.answers_neighbours = true;
+    world.pass(Duration::from_secs(3));
+    let reached: BTreeSet<_> = world.take_segments().iter().filter(|segment| segment.is(SYN)).map(|syn| syn.source).collect();
+    assert_eq!(reached.len(), 500);
+}
+
+#[test]
+fn a_guest_whose_card_was_replaced_in_silence_is_found_again() {
+    for (listen, client, guest) in
+        [("192.0.2.1:2222", "203.0.113.9:4000", "10.0.2.15:22"), ("[2001:db8::1]:2222", "[2001:db8:9::9]:4000", "[fec0::15]:22")]
+    {
+        let guest: SocketAddr = guest.parse().unwrap();
+        let mut world = World::by_hand();
+        world.forward(Protocol::Tcp, listen.parse().unwrap(), guest);
+        let me = world.station();
+        let solicitation = if guest.is_ipv4() {
+            let target = [10, 0, 2, 2].into();
+            let claim = wire::Arp { operation: 1, sender_mac: OTHER_MAC, sender: me.v4, target_mac: MacAddr([0; 6]), target };
+            wire::ethernet(OTHER_MAC, MacAddr::BROADCAST, wire::ETHERTYPE_ARP, &claim.bytes())
+        } else {
+            let target = std::net::Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
+            let payload = [&target.octets()[..], &[1, 1], &OTHER_MAC.0].concat();
+            let (source, destination) = (me.v6.into(), target.into());
+            let question = wire::Icmp { source, destination, kind: 135, code: 0, rest: [0; 4], payload };
+            wire::ip_frame(OTHER_MAC, GATEWAY, &question.packet())
+        };
+        world.give_frame(&solicitation);
+        world.take();
+        world.host.dial(listen.parse().unwrap(), client.parse().unwrap(), &Server::new(Program::Idle)).unwrap();
+        world.pass(Duration::from_millis(10));
+        assert!(world.take().iter().all(|frame| frame.destination == OTHER_MAC), "the old card");
+        world.pass(Duration::from_secs(8));
+        assert!(world.take().iter().any(|frame| frame.destination == me.mac && matches!(frame.body, Body::Tcp(_))));
     }
 }

@@ -9,7 +9,7 @@ use crate::step::Steps;
 use crate::{cargo, target_directory, workspace};
 
 /// The cargo-deny that is installed where there is none.
-const CARGO_DENY: &str = "0.20";
+const CARGO_DENY: &str = "~0.20";
 
 /// Runs all checks, also those after one that fails.
 pub(crate) fn run() -> Result<ExitCode> {

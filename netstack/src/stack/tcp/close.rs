@@ -136,7 +136,7 @@ impl Relay {
             Phase::TimeWait => TIME_WAIT,
             Phase::Open if flow.guest_closed && flow.fin_sent => times.tcp_closing,
             Phase::Open if flow.guest_closed || flow.fin_sent => times.tcp_half_closed,
-            Phase::Open => times.tcp_idle + KEEPALIVE_INTERVAL * flow.probes.into(),
+            Phase::Open => times.tcp_idle.saturating_add(KEEPALIVE_INTERVAL * flow.probes.into()),
         };
         flow.heard + patience
     }
@@ -197,7 +197,14 @@ impl Relay {
             return self.abort(cx, shared, id);
         }
         match flow.phase {
-            Phase::SynReceived | Phase::SynSent => flow.todo.syn = true,
+            Phase::SynReceived => flow.todo.syn = true,
+            Phase::SynSent => {
+                flow.todo.syn = true;
+                if flow.rtt.backoff > 0 {
+                    // RFC 1122 section 2.3.2.1: what was known of the guest's station may be out of date.
+                    shared.solicit(cx, flow.key.guest.ip());
+                }
+            }
             Phase::Open if window_closed => {
                 flow.rewind();
                 flow.todo.probe = true;

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use hashbrown::HashSet;
 use siphasher::sip::SipHasher24;
 use std::hash::{Hash, Hasher};
 
@@ -25,6 +26,9 @@ use crate::stack::policy::Verdict;
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
 use crate::time::{Duration, Instant};
+
+/// Clients of a forward that are accepted in one go, so that those who connect without end do not keep the engine from all else.
+const ACCEPTS: usize = 64;
 
 /// How long to wait with accepting after that was refused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -157,8 +161,9 @@ impl Relay {
 
     /// Clients have connected to a forward.
     pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, listener: u32) {
-        while let Some(Listener { socket: listening, guest, .. }) = self.listeners.get(listener as usize) {
-            let (listening, guest) = (*listening, *guest);
+        let Some(Listener { socket: listening, guest, .. }) = self.listeners.get(listener as usize) else { return };
+        let (listening, guest) = (*listening, *guest);
+        for _ in 0..ACCEPTS {
             // The token of the flow is not known before there is a flow, and there is none before it is known who has connected.
             match cx.host.accept(listening, Owner::TcpListener { id: listener }.token()) {
                 Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest),
@@ -167,17 +172,18 @@ impl Relay {
                 Err(_) => {
                     // No descriptors are left. Those who wait make no further event, so they are looked for again soon.
                     shared.counters.tcp_limit_host += 1;
-                    return self.accept_later(cx, shared, listener);
+                    return self.accept_later(cx, shared, listener, ACCEPT_RETRY);
                 }
             }
         }
+        self.accept_later(cx, shared, listener, Duration::ZERO);
     }
 
-    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, listener: u32) {
+    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, listener: u32, pause: Duration) {
         if let Some(Listener { retry, .. }) = self.listeners.get_mut(listener as usize)
             && retry.is_none_or(|at| at <= cx.now)
         {
-            let at = cx.now + ACCEPT_RETRY;
+            let at = cx.now + pause;
             *retry = Some(at);
             shared.wheel.set(at, Owner::TcpListener { id: listener });
         }
@@ -215,7 +221,7 @@ impl Relay {
             .find(|key| key.remote.port() != 0 && self.table.find(key).is_none())
     }
 
-    /// Asks the link who has the guest's address, and has the flow told.
+    /// Looks up the guest's station. If it is not known, asks the link, and has the flow told.
     pub(super) fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
         let Some(ip) = self.table.get(id).map(|flow| flow.key.guest.ip()) else { return };
         if let Some(station) = shared.neighbours.station(cx.now, ip) {
@@ -224,10 +230,11 @@ impl Relay {
             }
             return;
         }
-        let waiting = self.seeking.entry(ip).or_default();
-        if !waiting.contains(&id) {
-            waiting.push(id);
+        if self.table.get(id).is_some_and(|flow| flow.station != UNKNOWN_STATION) {
+            return;
         }
+        let hash = *self.seeking.hasher();
+        self.seeking.entry(ip).or_insert_with(|| HashSet::with_hasher(hash)).insert(id);
         shared.solicit(cx, ip);
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::close::Ending;
-use super::flow::{Flow, Phase};
+use super::flow::{Flow, Phase, largest_segment};
 use super::segment::Segment;
 use super::seq::Seq;
 use super::{Relay, send_reset};
@@ -37,6 +37,13 @@ impl Relay {
         }
         match flow.phase {
             Phase::Connecting if segment.rst => self.drop_flow(cx, shared, id, Ending::Reset),
+            // A guest that was started again has not been answered yet, and need not notice that it was.
+            Phase::Connecting if segment.syn && segment.ack.is_none() && segment.seq + 1 != flow.rcv_nxt => {
+                let largest = largest_segment(cx.link.mtu(station.port), flow.key.guest);
+                flow.station = station;
+                flow.negotiate(segment.seq, segment.mss, segment.window_scale, largest);
+                flow.set_window_of_syn(segment);
+            }
             // The guest asks again; the answer comes when there is one.
             Phase::Connecting => {}
             Phase::SynSent => self.answered(cx, shared, id, station, segment),
@@ -68,7 +75,7 @@ impl Relay {
         } else if segment.syn {
             let mtu = cx.link.mtu(station.port);
             flow.station = station;
-            flow.negotiate(segment.seq, segment.mss, segment.window_scale, super::flow::largest_segment(mtu, flow.key.guest));
+            flow.negotiate(segment.seq, segment.mss, segment.window_scale, largest_segment(mtu, flow.key.guest));
             flow.snd_una += 1;
             flow.set_window_of_syn(segment);
             flow.todo.ack = true;
@@ -169,6 +176,8 @@ impl Relay {
             flow.fin_acked = fin == 1;
             flow.duplicate_acks = 0;
             flow.todo.resend = flow.congestion.acknowledged(advance - fin, flow.mss.into(), ack >= flow.recover);
+            // Left behind by 2 GiB, it would seem to be ahead.
+            flow.recover = flow.recover.max(ack);
             flow.rtt.acknowledged(ack, cx.now);
             if flow.snd_una == flow.snd_max {
                 flow.retransmit_at = None;

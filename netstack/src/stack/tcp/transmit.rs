@@ -67,7 +67,7 @@ impl Relay {
             return Turn::Blocked;
         }
         let Some(flow) = self.table.get_mut(id) else { return Turn::Done };
-        if flow.todo.ack && matches!(flow.phase, Phase::Open | Phase::TimeWait) {
+        if flow.todo.ack && matches!(flow.phase, Phase::SynReceived | Phase::Open | Phase::TimeWait) {
             let header = flow.header(cx, flow.snd_nxt, TcpControl::None);
             if send_header(cx, shared, flow, &header) == Sent::Full {
                 return Turn::Blocked;
@@ -93,9 +93,11 @@ impl Relay {
             return ControlFlow::Continue(());
         }
         if !flow.todo.syn {
-            return ControlFlow::Break(Turn::Done);
+            // A guest that has begun anew meanwhile is asked back.
+            let ack = flow.todo.ack && flow.phase == Phase::SynReceived;
+            return if ack { ControlFlow::Continue(()) } else { ControlFlow::Break(Turn::Done) };
         }
-        if flow.station == UNKNOWN_STATION {
+        if flow.phase == Phase::SynSent {
             self.seek(cx, shared, id);
         }
         let Some(flow) = self.table.get_mut(id) else { return ControlFlow::Break(Turn::Done) };
