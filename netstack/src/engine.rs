@@ -29,7 +29,7 @@ use crate::gateway::dns;
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
-use crate::stack::{Context, Stack};
+use crate::stack::{Context, Counters, Stack};
 use crate::switch::{Forwarding, Switch};
 use crate::time::{Duration, Instant};
 
@@ -332,12 +332,26 @@ impl Engine {
                 let _ = reply.send(self.attach(port));
             }
             Command::Detach(port) => self.close_port(port, "detached"),
-            Command::Counters(reply) => drop(reply.send(self.stack.counters().clone())),
+            Command::Counters(reply) => drop(reply.send(self.counters())),
             Command::Forwards(reply) => drop(reply.send(self.forwards.clone())),
             Command::Flows(reply) => drop(reply.send(self.stack.flows().collect())),
             Command::Leases(reply) => drop(reply.send(self.gateway.leases(self.now()))),
             Command::Shutdown => {}
         }
+    }
+
+    /// What the stack, the switch and the ports that are there have counted.
+    fn counters(&mut self) -> Counters {
+        let mut counters = self.stack.counters().clone();
+        let switch = *self.switch.egress().counters();
+        counters.switch_forwarded = switch.forwarded;
+        counters.switch_dropped = switch.full + switch.too_long + switch.malformed;
+        for port in &self.ports {
+            let ingress = self.switch.ingress(port.id).map_or(0, |ingress| ingress.dropped());
+            let egress = self.switch.egress().get(port.id).map_or(0, |egress| egress.dropped());
+            counters.drop_port += ingress + egress;
+        }
+        counters
     }
 
     fn attach(&mut self, port: Box<dyn Port>) -> io::Result<Attachment> {

@@ -100,6 +100,12 @@ counters! {
     udp_datagrams_in,
     /// ICMP messages about unreachable destinations sent to guests.
     icmp_errors_out,
+    /// Dropped by ports: what a guest sent that is no frame, or what it did not take though it had said that it would.
+    drop_port,
+    /// Frames that guests sent each other; once for each port that they went to.
+    switch_forwarded,
+    /// Dropped between guests: the other port was full, or the frame was too long for it or contradicted itself.
+    switch_dropped,
     /// Neighbours forgotten because `Limits::neighbours` was reached.
     neighbours_evicted,
 }
