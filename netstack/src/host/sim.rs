@@ -14,6 +14,7 @@
 
 mod datagram;
 mod listener;
+mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,8 @@ use crate::frame::{Chunk, ChunkMut};
 use crate::time::Instant;
 
 pub use datagram::{SentDatagram, UdpServer};
-pub use stream::{Connection, ConnectionId, DIGEST_START, Program, Server, digest, pattern};
+pub use server::{Program, Server};
+pub use stream::{Connection, ConnectionId, DIGEST_START, digest, pattern};
 
 use datagram::DatagramSocket;
 use listener::Listener;

@@ -1,4 +1,4 @@
-//! Streams of the simulated host: the queues between the stack and a peer, and the programs that peers run.
+//! Streams of the simulated host: the queues between the stack and a peer.
 //!
 //! A [`Connection`] is one object for both ends. The stack writes into the send queue, from which the peer's program reads at its own
 //! pace; what the program writes goes to the receive queue as far as there is room, and waits in an outbox until then.
@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use super::super::{SendRoom, SocketId};
 use super::errno;
+use super::server::{Outcome, Program, Server};
 use crate::frame::{Chunk, ChunkMut};
 use crate::time::{Duration, Instant};
 
@@ -18,127 +19,6 @@ const PROGRAM_BUFFER: usize = 64 << 10;
 /// Which connection, counted from the first one of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub usize);
-
-/// What a peer does once it is connected.
-#[derive(Debug, Clone, Copy)]
-pub enum Program {
-    /// Nothing by itself; the test reads with [`Connection::read`] and writes with [`Connection::push`].
-    Idle,
-    /// Writes back what it reads. Closes after the end of file.
-    Echo,
-    /// Reads everything. Closes after the end of file.
-    Sink,
-    /// Writes so many bytes of [`pattern`], closes its sending side, and reads everything.
-    Source(u64),
-    /// Reads so many bytes, then closes.
-    CloseAfter(u64),
-    /// Reads so many bytes, then resets the connection.
-    ResetAfter(u64),
-    /// Answers what it reads, each piece as it comes, with what the function returns. Closes after the end of file.
-    Respond(fn(&[u8]) -> Vec<u8>),
-}
-
-/// How a connection attempt ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Accept,
-    Fail(i32),
-    FailAtOnce(i32),
-    Never,
-}
-
-/// A peer: how it answers a connection attempt, how fast it reads, and what it does.
-#[derive(Debug, Clone, Copy)]
-pub struct Server {
-    outcome: Outcome,
-    delay: Duration,
-    program: Program,
-    greeting: &'static [u8],
-    pace: Option<(usize, Duration)>,
-    send_queue: usize,
-    receive_queue: usize,
-    stays_half_open: bool,
-    forgets: bool,
-}
-
-impl Server {
-    /// One that accepts at once and runs `program`, behind queues of 128 KiB each way.
-    pub const fn new(program: Program) -> Self {
-        Self {
-            outcome: Outcome::Accept,
-            delay: Duration::ZERO,
-            program,
-            greeting: &[],
-            pace: None,
-            send_queue: 128 << 10,
-            receive_queue: 128 << 10,
-            stays_half_open: false,
-            forgets: false,
-        }
-    }
-
-    /// One that refuses each connection: `ECONNREFUSED`.
-    pub const fn refusing() -> Self {
-        Self::failing(libc::ECONNREFUSED)
-    }
-
-    /// One to which no connection is possible: the attempt fails with `errno`, told by an event.
-    pub const fn failing(errno: i32) -> Self {
-        Self { outcome: Outcome::Fail(errno), ..Self::new(Program::Idle) }
-    }
-
-    /// One to which no connection is possible: `connect` itself fails with `errno`.
-    pub const fn failing_at_once(errno: i32) -> Self {
-        Self { outcome: Outcome::FailAtOnce(errno), ..Self::new(Program::Idle) }
-    }
-
-    /// One that never answers a connection attempt.
-    pub const fn silent() -> Self {
-        Self { outcome: Outcome::Never, ..Self::new(Program::Idle) }
-    }
-
-    /// The connection attempt takes so long, however it ends.
-    #[must_use]
-    pub const fn after(self, delay: Duration) -> Self {
-        Self { delay, ..self }
-    }
-
-    /// It sends these bytes first.
-    #[must_use]
-    pub const fn greeting(self, greeting: &'static [u8]) -> Self {
-        Self { greeting, ..self }
-    }
-
-    /// It reads at most `bytes` at a time, and not again before `every` has passed.
-    #[must_use]
-    pub const fn reading(self, bytes: usize, every: Duration) -> Self {
-        Self { pace: Some((bytes, every)), ..self }
-    }
-
-    /// The send queue of the stack's socket has this capacity in bytes.
-    #[must_use]
-    pub const fn send_queue(self, send_queue: usize) -> Self {
-        Self { send_queue, ..self }
-    }
-
-    /// The receive queue of the stack's socket has this capacity in bytes.
-    #[must_use]
-    pub const fn receive_queue(self, receive_queue: usize) -> Self {
-        Self { receive_queue, ..self }
-    }
-
-    /// It does not close its sending side because of an end of file.
-    #[must_use]
-    pub const fn staying_half_open(self) -> Self {
-        Self { stays_half_open: true, ..self }
-    }
-
-    /// What it has received is counted and digested, but not kept.
-    #[must_use]
-    pub const fn forgetting(self) -> Self {
-        Self { forgets: true, ..self }
-    }
-}
 
 /// What a socket's owner is to be told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
