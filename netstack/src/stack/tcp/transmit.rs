@@ -21,6 +21,11 @@ const TURN_BYTES: usize = 256 << 10;
 /// Frames that one flow sends in one turn: what counts where frames are small.
 const TURN_FRAMES: usize = 64;
 
+/// Bytes under way to a guest at most, however large its window is: several times what its link can hold. All of them lie in the
+/// socket's receive queue until they are acknowledged. More would fill that queue up to where the kernel drops what arrives, and would
+/// have left the processor's cache by the time the guest reads it (see `docs/the-window-is-the-socket.md`).
+const MAX_IN_FLIGHT: u32 = 1 << 20;
+
 /// Chunks of a port's memory that one frame is peeked into.
 const MAX_CHUNKS: usize = 64;
 
@@ -319,7 +324,7 @@ impl Flow {
     /// 3.8.6.2.1).
     fn room_in_window(&self) -> usize {
         let (in_flight, mss) = (self.in_flight(), u32::from(self.mss));
-        let room = self.snd_wnd.saturating_sub(in_flight);
+        let room = self.snd_wnd.min(MAX_IN_FLIGHT).saturating_sub(in_flight);
         let uncongested = self.congestion.window().saturating_sub(in_flight);
         let silly = in_flight > 0 && room < mss.min(self.max_wnd / 2) || in_flight >= mss && uncongested < mss;
         if silly { 0 } else { room.min(uncongested) as usize }
