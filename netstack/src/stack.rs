@@ -322,7 +322,7 @@ impl Stack {
 
     /// A port is gone: everything that belonged to its guests ends.
     pub fn port_removed(&mut self, cx: &mut Context<'_>, port: PortId) {
-        self.tcp.forget_port(cx, &mut self.shared, port);
+        self.tcp.forget_port(cx, port);
         self.udp.forget_port(cx, port);
         self.shared.neighbours.forget_port(port);
     }

@@ -221,11 +221,11 @@ impl Relay {
     }
 
     /// Ends all flows behind a port that is gone.
-    pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, shared: &mut Shared, port: PortId) {
+    pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.blocked.remove(&port);
         let gone: Vec<u32> = self.table.iter().filter(|(_, flow)| flow.station.port == port).map(|(id, _)| id).collect();
         for id in gone {
-            self.drop_flow(cx, shared, id, close::Ending::Reset);
+            self.drop_flow(cx, id, close::Ending::Reset);
         }
     }
 
@@ -261,6 +261,12 @@ impl Relay {
                 waiting.dedup();
             }
         }
+    }
+
+    /// Starts the retransmission timer anew (RFC 6298 section 5).
+    fn start_retransmit_timer(flow: &mut Flow, id: u32, shared: &mut Shared, now: Instant) {
+        let at = now + flow.rtt.timeout();
+        Self::arm_retransmit(flow, id, shared, at);
     }
 
     fn arm_retransmit(flow: &mut Flow, id: u32, shared: &mut Shared, at: Instant) {

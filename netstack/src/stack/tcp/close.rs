@@ -33,7 +33,7 @@ pub(super) enum Ending {
 
 impl Relay {
     /// Takes a flow out of the table and ends its socket.
-    pub(super) fn drop_flow(&mut self, cx: &mut Context<'_>, _shared: &mut Shared, id: u32, ending: Ending) {
+    pub(super) fn drop_flow(&mut self, cx: &mut Context<'_>, id: u32, ending: Ending) {
         let Some(flow) = self.table.remove(id) else { return };
         self.held -= flow.held_len();
         if matches!(flow.phase, Phase::Connecting | Phase::SynReceived | Phase::SynSent) {
@@ -80,11 +80,11 @@ impl Relay {
         {
             transmit::send_abort(cx, shared, flow);
         }
-        self.drop_flow(cx, shared, id, Ending::Reset);
+        self.drop_flow(cx, id, Ending::Reset);
     }
 
     /// The guest has closed: once the socket has everything, so does the host's side.
-    pub(super) fn finish_sending(&mut self, cx: &mut Context<'_>, _shared: &mut Shared, id: u32) {
+    pub(super) fn finish_sending(&mut self, cx: &mut Context<'_>, id: u32) {
         if let Some(flow) = self.table.get(id)
             && flow.held.is_none()
             && let Some(socket) = flow.socket
@@ -101,14 +101,10 @@ impl Relay {
             return;
         }
         // Bytes left in the receive queue would make the kernel send a reset.
-        if let Some(socket) = flow.socket
-            && flow.to_discard > 0
-        {
-            let _ = cx.host.discard(socket, flow.to_discard as usize);
-            flow.to_discard = 0;
-        }
+        let _ = self.discard(cx, id);
+        let Some(flow) = self.table.get_mut(id) else { return };
         if !flow.active_close {
-            return self.drop_flow(cx, shared, id, Ending::Close);
+            return self.drop_flow(cx, id, Ending::Close);
         }
         if let Some(socket) = flow.socket.take() {
             cx.host.close(socket);
@@ -153,10 +149,10 @@ impl Relay {
             return self.schedule_expiry(shared, id);
         }
         match phase {
-            Phase::TimeWait => self.drop_flow(cx, shared, id, Ending::Close),
+            Phase::TimeWait => self.drop_flow(cx, id, Ending::Close),
             Phase::Connecting => {
                 shared.counters.tcp_connect_failed += 1;
-                self.drop_flow(cx, shared, id, Ending::Close);
+                self.drop_flow(cx, id, Ending::Close);
                 icmp::send_unreachable(cx, shared, station, &quote(&key, irs), Unreachable::Host);
             }
             Phase::Open if !half => self.ask(cx, shared, id),
@@ -219,8 +215,7 @@ impl Relay {
             Phase::Connecting | Phase::TimeWait => return,
         }
         flow.rtt.back_off();
-        let at = cx.now + flow.rtt.timeout();
-        Self::arm_retransmit(flow, id, shared, at);
+        Self::start_retransmit_timer(flow, id, shared, cx.now);
         self.enqueue(id);
     }
 }

@@ -133,7 +133,7 @@ impl Relay {
     pub(super) fn refuse(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, error: &io::Error) {
         let Some(flow) = self.table.get(id) else { return };
         let (station, key, irs) = (flow.station, flow.key, flow.rcv_nxt - 1);
-        self.drop_flow(cx, shared, id, Ending::Close);
+        self.drop_flow(cx, id, Ending::Close);
         match Refusal::of(error) {
             Refusal::Unreachable(why) => {
                 shared.counters.tcp_connect_failed += 1;

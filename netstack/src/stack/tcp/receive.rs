@@ -36,7 +36,7 @@ impl Relay {
             return;
         }
         match flow.phase {
-            Phase::Connecting if segment.rst => self.drop_flow(cx, shared, id, Ending::Reset),
+            Phase::Connecting if segment.rst => self.drop_flow(cx, id, Ending::Reset),
             // A guest that was started again has not been answered yet, and need not notice that it was.
             Phase::Connecting if segment.syn && segment.ack.is_none() && segment.seq + 1 != flow.rcv_nxt => {
                 let largest = largest_segment(cx.link.mtu(station.port), flow.key.guest);
@@ -49,7 +49,7 @@ impl Relay {
             Phase::SynSent => self.answered(cx, shared, id, station, segment),
             Phase::TimeWait if is_new_connection(flow, segment) => {
                 let key = flow.key;
-                self.drop_flow(cx, shared, id, Ending::Close);
+                self.drop_flow(cx, id, Ending::Close);
                 self.open(cx, shared, station, key, segment);
             }
             Phase::SynReceived if segment.syn && segment.seq + 1 == flow.rcv_nxt => {
@@ -67,7 +67,7 @@ impl Relay {
         if segment.rst {
             if expected {
                 shared.counters.tcp_reset_by_guest += 1;
-                self.drop_flow(cx, shared, id, Ending::Reset);
+                self.drop_flow(cx, id, Ending::Reset);
             }
         } else if !expected {
             let key = flow.key;
@@ -110,7 +110,7 @@ impl Relay {
         if segment.rst {
             if segment.seq == flow.rcv_nxt {
                 shared.counters.tcp_reset_by_guest += 1;
-                self.drop_flow(cx, shared, id, Ending::Reset);
+                self.drop_flow(cx, id, Ending::Reset);
             } else if flow.in_window(segment.seq) {
                 self.acknowledge(id);
             }
@@ -182,8 +182,7 @@ impl Relay {
             if flow.snd_una == flow.snd_max {
                 flow.retransmit_at = None;
             } else {
-                let at = cx.now + flow.rtt.timeout();
-                Self::arm_retransmit(flow, id, shared, at);
+                Self::start_retransmit_timer(flow, id, shared, cx.now);
             }
             self.enqueue(id);
         } else if ack == flow.snd_una
@@ -213,8 +212,7 @@ impl Relay {
                 // How long it was closed says nothing about how long to wait for what is sent now.
                 flow.rtt.backoff = 0;
                 if flow.retransmit_at.is_some() {
-                    let at = cx.now + flow.rtt.timeout();
-                    Self::arm_retransmit(flow, id, shared, at);
+                    Self::start_retransmit_timer(flow, id, shared, cx.now);
                 }
             }
             flow.snd_wnd = window;
@@ -259,7 +257,7 @@ impl Relay {
         if segment.fin && taken == offered {
             flow.rcv_nxt += 1;
             flow.guest_closed = true;
-            self.finish_sending(cx, shared, id);
+            self.finish_sending(cx, id);
             self.schedule_expiry(shared, id);
         }
     }
@@ -349,7 +347,7 @@ impl Relay {
             }
         }
         if self.table.get(id).is_some_and(|flow| flow.guest_closed) {
-            self.finish_sending(cx, shared, id);
+            self.finish_sending(cx, id);
             return self.try_finish(cx, shared, id);
         }
         let Some(flow) = self.table.get_mut(id) else { return };

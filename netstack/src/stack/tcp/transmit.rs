@@ -122,8 +122,7 @@ impl Relay {
         }
         flow.todo.syn = false;
         if flow.retransmit_at.is_none_or(|at| at <= cx.now) {
-            let at = cx.now + flow.rtt.timeout();
-            Self::arm_retransmit(flow, id, shared, at);
+            Self::start_retransmit_timer(flow, id, shared, cx.now);
         }
         ControlFlow::Break(Turn::Done)
     }
@@ -141,8 +140,7 @@ impl Relay {
             let probe = std::mem::take(&mut flow.todo.probe) && room == 0;
             if room == 0 && !probe {
                 if flow.retransmit_at.is_none() {
-                    let at = cx.now + flow.rtt.timeout();
-                    Self::arm_retransmit(flow, id, shared, at);
+                    Self::start_retransmit_timer(flow, id, shared, cx.now);
                 }
                 return Turn::Done;
             }
@@ -199,8 +197,7 @@ impl Relay {
                 flow.todo.resend = false;
                 // Karn's algorithm: what was sent twice is not timed.
                 flow.rtt.timed = None;
-                let at = cx.now + flow.rtt.timeout();
-                Self::arm_retransmit(flow, id, shared, at);
+                Self::start_retransmit_timer(flow, id, shared, cx.now);
             }
         }
         true
@@ -220,8 +217,7 @@ impl Relay {
             flow.advance(len, cx.now);
         }
         if flow.retransmit_at.is_none() {
-            let at = cx.now + flow.rtt.timeout();
-            Self::arm_retransmit(flow, id, shared, at);
+            Self::start_retransmit_timer(flow, id, shared, cx.now);
         }
     }
 
@@ -237,8 +233,7 @@ impl Relay {
         flow.todo.ack = false;
         flow.advance(1, cx.now);
         if flow.retransmit_at.is_none() {
-            let at = cx.now + flow.rtt.timeout();
-            Self::arm_retransmit(flow, id, shared, at);
+            Self::start_retransmit_timer(flow, id, shared, cx.now);
         }
         self.schedule_expiry(shared, id);
         true
