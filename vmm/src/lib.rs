@@ -10,6 +10,8 @@
 //! | [`bus`] | who answers at which address or I/O port |
 //! | [`irq`] | how a device interrupts: messages and lines |
 //! | [`pci`] | functions on PCI bus 0, their configuration, base addresses and MSI-X |
+//! | [`virtio`] | virtio devices: network card, disk, entropy |
+//! | [`e1000`] | the other network card, for guests without virtio |
 //!
 //! Who may do what: register accesses of a device come from vCPU threads, one at a time for a device. What moves data runs elsewhere (a
 //! task of the engine, a thread of the disk) and shares with the registers only atomics and eventfds, never a lock, so that a doorbell
@@ -21,3 +23,4 @@ pub mod bus;
 pub mod irq;
 pub mod memory;
 pub mod pci;
+pub mod virtio;

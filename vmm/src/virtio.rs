@@ -14,8 +14,8 @@
 //! half that moves data is the kind's own and runs elsewhere. They share no lock: when the driver is ready, each queue is handed over as a
 //! value, and at a reset it is asked back. A driver that breaks the rules finds `DEVICE_NEEDS_RESET` in the status register.
 
-pub mod block;
-pub mod entropy;
+//pub mod block;
+//pub mod entropy;
 pub mod handover;
 pub mod interrupt;
 pub mod net;

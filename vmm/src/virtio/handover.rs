@@ -202,6 +202,9 @@ impl QueueSlot {
 
 impl Drop for QueueSlot {
     fn drop(&mut self) {
+        // In this order: a queue that is sent meanwhile either goes with the channel, or its sender is told that it could not be.
+        let (_, nothing) = channel();
+        drop(std::mem::replace(&mut self.orders, nothing));
         self.release();
     }
 }

@@ -15,7 +15,6 @@ use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::desc::split::VirtqUsedElem;
 use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
@@ -175,7 +174,9 @@ impl Queue {
     pub fn complete(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), QueueError> {
         let place = u64::from((self.published + Wrapping(self.pending)).0 % self.size);
         let address = GuestAddress(self.used.0 + RING_START + place * USED_ELEMENT);
-        memory.write_obj(VirtqUsedElem::new(head.into(), written), address).map_err(|_| QueueError::OutsideRam)?;
+        // `struct virtq_used_elem`: the head, then the length.
+        let element = u64::from(head) | u64::from(written) << 32;
+        memory.write_obj(element.to_le(), address).map_err(|_| QueueError::OutsideRam)?;
         self.pending += 1;
         self.out = self.out.saturating_sub(1);
         Ok(())
