@@ -24,3 +24,8 @@ pub mod irq;
 pub mod memory;
 pub mod pci;
 pub mod virtio;
+
+#[cfg(test)]
+mod bell;
+#[cfg(test)]
+mod guest_tcp;

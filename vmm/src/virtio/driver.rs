@@ -1,5 +1,4 @@
 //! A guest's virtio driver, for tests: it does what Linux does, over plain guest memory.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,8 +8,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::transport::{VirtioPci, status, vectors};
 use super::{Parts, feature};
-use crate::irq::MsiRoute;
-use crate::irq::fake::{FakeLine, FakeMsi};
+use crate::bell::Bell;
+use crate::irq::{IntxLine, MsiRoute};
 use crate::memory::GuestMemory;
 use crate::pci::PciDevice;
 
@@ -27,8 +26,8 @@ pub(crate) fn memory() -> GuestMemory {
 pub(crate) struct Driver {
     pub(crate) device: VirtioPci,
     pub(crate) memory: GuestMemory,
-    pub(crate) routes: Vec<Arc<FakeMsi>>,
-    pub(crate) line: Arc<FakeLine>,
+    pub(crate) routes: Vec<Arc<Bell>>,
+    pub(crate) line: Arc<Bell>,
     pub(crate) features: u64,
     next: u64,
 }
@@ -36,10 +35,10 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
         let memory = memory();
-        let routes = FakeMsi::several(vectors(parts.queues.len()));
-        let line = Arc::new(FakeLine::default());
+        let routes: Vec<Arc<Bell>> = (0..vectors(parts.queues.len())).map(|_| Arc::default()).collect();
+        let line = Arc::new(Bell::default());
         let given = routes.iter().map(|route| Arc::clone(route) as Arc<dyn MsiRoute>).collect();
-        let device = VirtioPci::new("test".to_owned(), memory.clone(), parts, given, line.clone());
+        let device = VirtioPci::new("test".to_owned(), memory.clone(), parts, given, Arc::clone(&line) as Arc<dyn IntxLine>);
         Self { device, memory, routes, line, features: 0, next: 1 << 20 }
     }
 
@@ -195,11 +194,6 @@ impl DriverQueue {
             memory: driver.memory.clone(),
             event_idx: driver.features & feature::EVENT_IDX != 0,
         }
-    }
-
-    /// Places that are free.
-    pub(crate) fn free(&self) -> usize {
-        self.free.len()
     }
 
     pub(crate) fn descriptor(&self, table: u64, index: u16, (address, len): (u64, u32), flags: u16, next: u16) {

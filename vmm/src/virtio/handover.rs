@@ -85,7 +85,8 @@ pub fn queue(max_size: u16) -> io::Result<(QueueControl, QueueSlot)> {
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
     let (sender, receiver) = channel();
     let idle = Arc::new(AtomicBool::new(true));
-    let control = QueueControl { max_size, orders: sender, idle: Arc::clone(&idle), kick: Arc::clone(&kick), wake: Arc::clone(&kick) };
+    let control =
+        QueueControl { max_size, orders: sender, idle: Arc::clone(&idle), kick: Arc::clone(&kick), wake: Arc::clone(&kick) };
     Ok((control, QueueSlot { orders: receiver, idle, kick, active: None }))
 }
 

@@ -200,7 +200,8 @@ impl Queue {
         fence(Ordering::SeqCst);
         let load = |address| memory.load(address, Ordering::Relaxed).map(u16::from_le).map_err(|_| QueueError::OutsideRam);
         if self.event_idx {
-            let used_event = Wrapping(load(GuestAddress(self.available.0 + RING_START + u64::from(self.size) * AVAILABLE_ELEMENT))?);
+            let used_event =
+                Wrapping(load(GuestAddress(self.available.0 + RING_START + u64::from(self.size) * AVAILABLE_ELEMENT))?);
             Ok(now - used_event - Wrapping(1) < now - before)
         } else {
             Ok(u32::from(load(self.available)?) & VRING_AVAIL_F_NO_INTERRUPT == 0)

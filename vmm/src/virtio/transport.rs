@@ -384,7 +384,7 @@ impl PciDevice for VirtioPci {
             NOTIFY..MSIX_TABLE => {
                 let queue = (offset - NOTIFY) / u64::from(NOTIFY_MULTIPLIER);
                 let queue = usize::try_from(queue).ok().and_then(|queue| self.parts.queues.get(queue));
-                if let Some(queue) = queue.filter(|_| offset % u64::from(NOTIFY_MULTIPLIER) == 0) {
+                if let Some(queue) = queue.filter(|_| offset.is_multiple_of(u64::from(NOTIFY_MULTIPLIER))) {
                     // A counter that is full has woken whoever waits.
                     let _ = queue.kick().write(1);
                 }

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use proptest::prelude::*;
 
 use super::*;
@@ -24,8 +22,10 @@ fn setup(queue: &DriverQueue) -> QueueSetup {
     QueueSetup { size: queue.size, descriptors: queue.descriptors, available: queue.available, used: queue.used }
 }
 
-/// The next chain as addresses and lengths.
-fn pop(queue: &mut Queue, memory: &GuestMemory) -> Result<Option<(u16, Vec<(u64, usize, bool)>)>, QueueError> {
+/// A head, and the addresses and lengths behind it.
+type Popped = Option<(u16, Vec<(u64, usize, bool)>)>;
+
+fn pop(queue: &mut Queue, memory: &GuestMemory) -> Result<Popped, QueueError> {
     let mut pieces = Vec::new();
     let head = queue.pop(memory, |piece| {
         pieces.push((piece.address.0, piece.slice.len(), piece.writable));
@@ -168,8 +168,8 @@ fn rings_must_be_aligned_and_in_ram() {
         QueueSetup { descriptors: (16 << 20) - 64, ..good },
         QueueSetup { available: 16 << 20, ..good },
         QueueSetup { used: (16 << 20) - 64, ..good },
-        QueueSetup { used: u64::MAX & !3, ..good },
-        QueueSetup { descriptors: u64::MAX & !15, ..good },
+        QueueSetup { used: !3, ..good },
+        QueueSetup { descriptors: !15, ..good },
         // Where base addresses of PCI functions are.
         QueueSetup { descriptors: crate::memory::layout::PCI_MEMORY, ..good },
     ];
@@ -207,40 +207,68 @@ fn no_more_chains_are_out_than_the_ring_has_places() {
 fn a_chain_that_is_no_chain_is_an_error() {
     type Break = fn(&mut DriverQueue) -> u16;
     let breaks: [(&str, Break, QueueError); 8] = [
-        ("a loop", |queue| {
-            queue.descriptor(queue.descriptors, 0, (0x1000, 16), 1, 1);
-            queue.descriptor(queue.descriptors, 1, (0x1000, 16), 1, 0);
-            0
-        }, QueueError::BrokenChain),
-        ("one that is its own next", |queue| {
-            queue.descriptor(queue.descriptors, 0, (0x1000, 0), 1, 0);
-            0
-        }, QueueError::BrokenChain),
-        ("a next outside of the table", |queue| {
-            queue.descriptor(queue.descriptors, 0, (0x1000, 16), 1, queue.size);
-            0
-        }, QueueError::BrokenChain),
+        (
+            "a loop",
+            |queue| {
+                queue.descriptor(queue.descriptors, 0, (0x1000, 16), 1, 1);
+                queue.descriptor(queue.descriptors, 1, (0x1000, 16), 1, 0);
+                0
+            },
+            QueueError::BrokenChain,
+        ),
+        (
+            "one that is its own next",
+            |queue| {
+                queue.descriptor(queue.descriptors, 0, (0x1000, 0), 1, 0);
+                0
+            },
+            QueueError::BrokenChain,
+        ),
+        (
+            "a next outside of the table",
+            |queue| {
+                queue.descriptor(queue.descriptors, 0, (0x1000, 16), 1, queue.size);
+                0
+            },
+            QueueError::BrokenChain,
+        ),
         ("a head outside of the table", |queue| queue.size, QueueError::BrokenChain),
-        ("an indirect table in an indirect table", |queue| {
-            queue.descriptor(0x8000, 0, (0x8000, 16), 4, 0);
-            queue.descriptor(queue.descriptors, 0, (0x8000, 16), 4, 0);
-            0
-        }, QueueError::BrokenChain),
-        ("an indirect table of odd length", |queue| {
-            queue.descriptor(queue.descriptors, 0, (0x8000, 24), 4, 0);
-            0
-        }, QueueError::BrokenChain),
-        ("an endless indirect table", |queue| {
-            for n in 0..4096 {
-                queue.descriptor(0x1_0000, n, (0x1000, 0), 1, (n + 1) % 4096);
-            }
-            queue.descriptor(queue.descriptors, 0, (0x1_0000, 65536), 4, 0);
-            0
-        }, QueueError::BrokenChain),
-        ("a buffer at a base address of a function", |queue| {
-            queue.descriptor(queue.descriptors, 0, (crate::memory::layout::PCI_MEMORY, 16), 0, 0);
-            0
-        }, QueueError::OutsideRam),
+        (
+            "an indirect table in an indirect table",
+            |queue| {
+                queue.descriptor(0x8000, 0, (0x8000, 16), 4, 0);
+                queue.descriptor(queue.descriptors, 0, (0x8000, 16), 4, 0);
+                0
+            },
+            QueueError::BrokenChain,
+        ),
+        (
+            "an indirect table of odd length",
+            |queue| {
+                queue.descriptor(queue.descriptors, 0, (0x8000, 24), 4, 0);
+                0
+            },
+            QueueError::BrokenChain,
+        ),
+        (
+            "an endless indirect table",
+            |queue| {
+                for n in 0..4096 {
+                    queue.descriptor(0x1_0000, n, (0x1000, 0), 1, (n + 1) % 4096);
+                }
+                queue.descriptor(queue.descriptors, 0, (0x1_0000, 65536), 4, 0);
+                0
+            },
+            QueueError::BrokenChain,
+        ),
+        (
+            "a buffer at a base address of a function",
+            |queue| {
+                queue.descriptor(queue.descriptors, 0, (crate::memory::layout::PCI_MEMORY, 16), 0, 0);
+                0
+            },
+            QueueError::OutsideRam,
+        ),
     ];
     for (what, make, error) in breaks {
         let (driver, mut there, mut here) = pair(8, 0);

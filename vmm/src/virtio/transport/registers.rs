@@ -115,8 +115,8 @@ impl VirtioPci {
                     return;
                 }
                 let (place, half) = match offset {
-                    ..field::QUEUE_DRIVER => (&mut queue.setup.descriptors, offset - field::QUEUE_DESC),
-                    ..field::QUEUE_DEVICE => (&mut queue.setup.available, offset - field::QUEUE_DRIVER),
+                    field::QUEUE_DESC..field::QUEUE_DRIVER => (&mut queue.setup.descriptors, offset - field::QUEUE_DESC),
+                    field::QUEUE_DRIVER..field::QUEUE_DEVICE => (&mut queue.setup.available, offset - field::QUEUE_DRIVER),
                     _ => (&mut queue.setup.used, offset - field::QUEUE_DEVICE),
                 };
                 set_half(place, if half == 0 { 0 } else { 1 }, value);
