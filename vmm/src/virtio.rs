@@ -9,18 +9,20 @@
 //! | [`net`] | the network card: a port of the engine over two queues |
 //! | [`block`] | the disk: a raw file |
 //! | [`entropy`] | random bytes of the host |
+//! | [`worker`] | a thread that serves a queue |
 //!
 //! A device is two halves. The half for the vCPUs is the same for all kinds, [`transport::VirtioPci`], made of what [`Parts`] says; the
 //! half that moves data is the kind's own and runs elsewhere. They share no lock: when the driver is ready, each queue is handed over as a
 //! value, and at a reset it is asked back. A driver that breaks the rules finds `DEVICE_NEEDS_RESET` in the status register.
 
-//pub mod block;
-//pub mod entropy;
+pub mod block;
+pub mod entropy;
 pub mod handover;
 pub mod interrupt;
 pub mod net;
 pub mod queue;
 pub mod transport;
+pub mod worker;
 
 use crate::virtio::handover::QueueControl;
 
