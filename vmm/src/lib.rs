@@ -2,3 +2,5 @@
 //!
 //! Not built yet. The dependency on [`netstack`] points one way: the engine knows nothing of virtual machines, and a network card is one
 //! more [`netstack::port::Port`].
+
+pub mod probe;
