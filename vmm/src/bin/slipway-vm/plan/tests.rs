@@ -35,9 +35,9 @@ fn a_file_that_is_no_kernel_is_named_for_what_it_is() {
 fn a_disk_that_cannot_be_used_is_named() {
     let (_file, path) = file(&[0; 100]);
     assert!(refused(&["--drive", &format!("file={path}")]).contains("no multiple of 512"));
-    let (_empty, path) = self::file(&[]);
+    let (_empty, path) = file(&[]);
     assert!(refused(&["--drive", &format!("file={path}")]).contains("truncate"));
-    let (_disk, path) = self::file(&[0; 1024]);
+    let (_disk, path) = file(&[0; 1024]);
     let twice = format!("file={path}");
     assert!(refused(&["--drive", &twice, "--drive", &twice]).contains("in use"));
     assert!(refused(&["--drive", "file=/no/such/disk"]).contains("/no/such/disk"));
