@@ -6,12 +6,16 @@
 //!
 //! | module | what is there |
 //! |---|---|
+//! | [`machine`] | puts everything together on KVM, runs it and ends it |
+//! | [`boot`] | kernels, and what they are told at their start |
+//! | [`acpi`] | the tables that describe the machine to the guest |
 //! | [`memory`] | the guest's memory, and the map of its address space |
 //! | [`bus`] | who answers at which address or I/O port |
 //! | [`irq`] | how a device interrupts: messages and lines |
 //! | [`pci`] | functions on PCI bus 0, their configuration, base addresses and MSI-X |
 //! | [`virtio`] | virtio devices: network card, disk, entropy |
 //! | [`e1000`] | the other network card, for guests without virtio |
+//! | [`legacy`] | the serial port, the clock, and the registers that end the machine |
 //!
 //! Who may do what: register accesses of a device come from vCPU threads, one at a time for a device. What moves data runs elsewhere (a
 //! task of the engine, a thread of the disk) and shares with the registers only atomics and eventfds, never a lock, so that a doorbell
@@ -19,8 +23,15 @@
 //!
 //! A guest is an attacker: nothing that it does may panic, hang or grow this process, or reach memory that is not its own.
 
+pub mod acpi;
+pub mod boot;
 pub mod bus;
+mod cpu;
+pub mod e1000;
 pub mod irq;
+mod kick;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod virtio;

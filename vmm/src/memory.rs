@@ -4,7 +4,7 @@
 //! is mapped shared, so that other processes can be given it. No code forms a `&[u8]` of it: other processors write to it at any time.
 //!
 //! ```text
-//! 0x0000_0000  RAM   0x500 GDT, 0x520 IDT, 0x6000 PVH start info, 0x7000 boot parameters, 0x9000 page tables, 0x2_0000 command line
+//! 0x0000_0000  RAM   0x500 GDT, 0x540 IDT, 0x6000 PVH start info, 0x7000 boot parameters, 0x9000 page tables, 0x2_0000 command line
 //! 0x0009_fc00  reserved up to 1 MiB; ACPI tables from 0xe_0000 on
 //! 0x0010_0000  RAM   kernel, initial RAM disk
 //! 0xc000_0000  base addresses of PCI functions
@@ -26,7 +26,7 @@ pub mod layout {
     /// The global descriptor table that vCPU 0 starts with.
     pub const GDT: u64 = 0x500;
     /// The interrupt descriptor table that vCPU 0 starts with; empty.
-    pub const IDT: u64 = 0x520;
+    pub const IDT: u64 = 0x540;
     /// `hvm_start_info`, its module list and memory map, for a PVH kernel.
     pub const PVH_START: u64 = 0x6000;
     /// `boot_params`, the zero page, for a Linux kernel.
@@ -51,6 +51,7 @@ pub mod layout {
     pub const PCI_MEMORY: u64 = GAP;
     /// How many bytes there are for them.
     pub const PCI_MEMORY_SIZE: u64 = 0x2000_0000;
+    const _: () = assert!(COMMAND_LINE + COMMAND_LINE_MAX as u64 <= LOW_RAM_END);
     /// PCI configuration space by memory accesses.
     pub const ECAM: u64 = 0xe000_0000;
     /// Its size: one bus of 32 devices with 8 functions of 4 KiB.

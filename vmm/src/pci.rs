@@ -10,6 +10,8 @@
 //! Registers are accessed by vCPU threads, one at a time for a device: the bus locks each function for that long. The data path of a
 //! device must not need that lock.
 
+mod bridge;
+mod bus;
 mod config;
 mod msix;
 
@@ -18,6 +20,8 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
+pub use bridge::HostBridge;
+pub use bus::{CONFIG_ADDRESS, ConfigPorts, ConfigWindow, DoorbellTies, PciBus, PlugError, SLOTS, Space, intx_gsi};
 pub use config::{BarKind, BaseAddress, Command, ConfigSpace, Identity};
 pub use msix::{Msix, MsixVector};
 

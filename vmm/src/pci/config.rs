@@ -229,6 +229,11 @@ impl ConfigSpace {
         }
     }
 
+    /// Tells the guest which interrupt the pin raises, as firmware would.
+    pub fn set_interrupt_line(&mut self, line: u8) {
+        self.bytes[field::INTERRUPT_LINE] = line;
+    }
+
     /// Whether it interrupts by a pin.
     pub fn has_interrupt_pin(&self) -> bool {
         self.bytes[field::INTERRUPT_PIN] != 0
