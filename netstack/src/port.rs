@@ -83,7 +83,8 @@ pub trait Egress: fmt::Debug + Send {
     /// The largest IP packet that one frame may carry, after segmentation: 68 to 65535 bytes.
     fn mtu(&self) -> u16;
 
-    /// What the guest has agreed to take in frames that are sent to it. Constant while the port is in use.
+    /// What the guest has agreed to take in frames that are sent to it. Asked for each frame: a virtual machine's driver may agree on
+    /// something else after a reset.
     fn offloads(&self) -> Offloads;
 
     /// Sends one frame of at most `capacity` bytes. `fill` is called once with room for at least that much, writes the frame, and says
@@ -91,7 +92,8 @@ pub trait Egress: fmt::Debug + Send {
     /// next [`Egress::flush`] is up to the port. A port that cannot ever offer `capacity` bytes answers [`Sent::Declined`].
     fn send(&mut self, capacity: usize, fill: &mut dyn FnMut(&mut FrameMut<'_, '_>) -> Option<(usize, FrameMeta)>) -> Sent;
 
-    /// Publishes the frames sent since the last flush and notifies the guest once, if it wants to be.
+    /// Publishes the frames sent since the last flush and notifies the guest once, if it wants to be. Called at the end of each turn of
+    /// the engine, also when nothing was sent, so a port may look here for what its guest has changed.
     ///
     /// # Errors
     ///
