@@ -14,6 +14,7 @@
 //! | [`irq`] | how a device interrupts: messages and lines |
 //! | [`pci`] | functions on PCI bus 0, their configuration, base addresses and MSI-X |
 //! | [`virtio`] | virtio devices: network card, disk, entropy |
+//! | [`e1000`] | the other network card, for guests without virtio |
 //! | [`legacy`] | the serial port, the clock, and the registers that end the machine |
 //!
 //! Who may do what: register accesses of a device come from vCPU threads, one at a time for a device. What moves data runs elsewhere (a
@@ -26,7 +27,7 @@ pub mod acpi;
 pub mod boot;
 pub mod bus;
 mod cpu;
-// pub mod e1000;
+pub mod e1000;
 pub mod irq;
 mod kick;
 pub mod legacy;
