@@ -16,6 +16,7 @@
 //! | [`virtio`] | virtio devices: network card, disk, entropy |
 //! | [`e1000`] | the other network card, for guests without virtio |
 //! | [`legacy`] | the serial port, the clock, and the registers that end the machine |
+//! | [`probe`] | the built-in guest that uses its network card and says what came of it |
 //!
 //! Who may do what: register accesses of a device come from vCPU threads, one at a time for a device. What moves data runs elsewhere (a
 //! task of the engine, a thread of the disk) and shares with the registers only atomics and eventfds, never a lock, so that a doorbell
@@ -34,6 +35,7 @@ pub mod legacy;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod probe;
 pub mod virtio;
 
 #[cfg(test)]

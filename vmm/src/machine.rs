@@ -105,17 +105,16 @@ pub struct Plug {
 }
 
 impl Machine {
-    /// A machine with this memory and so many processors (1 to [`MAX_CPUS`]), without devices but those that every machine has. What the
-    /// guest writes to its serial port goes to `console`.
+    /// A machine with this memory and so many processors (1 to [`MAX_CPUS`]), without devices but those that every machine has. `stop` ends
+    /// it; what the guest writes to its serial port goes to `console`.
     ///
     /// # Errors
     ///
     /// When there is no KVM, or it refuses.
-    pub fn new(memory: GuestMemory, cpus: u8, console: Box<dyn Write + Send>) -> Result<Self, MachineError> {
+    pub fn new(memory: GuestMemory, cpus: u8, stop: StopSwitch, console: Box<dyn Write + Send>) -> Result<Self, MachineError> {
         let kvm = Kvm::new().map_err(MachineError::Open)?;
         let vm = Arc::new(virtual_machine(&kvm, &memory)?);
         let interrupts = Arc::new(Interrupts::new(Arc::clone(&vm)));
-        let stop = StopSwitch::new().map_err(host("make an eventfd"))?;
         let line = EventFd::new(EFD_NONBLOCK).map_err(host("make an eventfd"))?;
         vm.register_irqfd(&line, serial::GSI).map_err(refused("connect the serial port's interrupt"))?;
         let serial = Arc::new(SerialPort::new(line, console).map_err(host("make an eventfd"))?);

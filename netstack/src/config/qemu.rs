@@ -22,6 +22,7 @@ use super::{Config, HostForward};
 use crate::addr::MacAddr;
 
 pub use forward::ForwardError;
+pub use split::options as split_options;
 
 /// Every option, for `--help`.
 pub const HELP: &str = "\

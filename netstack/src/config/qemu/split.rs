@@ -2,7 +2,7 @@
 
 /// The options of a text, each a name and its value if it has one. `,,` in a value stands for a comma, as in QEMU. Nothing follows a
 /// comma at the end, and nothing precedes one at the beginning.
-pub(super) fn options(text: &str) -> Vec<(String, Option<String>)> {
+pub fn options(text: &str) -> Vec<(String, Option<String>)> {
     let mut options = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {

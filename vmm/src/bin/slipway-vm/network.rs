@@ -1,0 +1,99 @@
+//! The networks of a machine: each is an engine on a thread of its own, and the cards of the machine are its ports.
+
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use netstack::config::Config;
+use netstack::engine::{Engine, Handle};
+use netstack::port::Port;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::failure::Failure;
+
+/// How long an engine that was told to stop may take to say goodbye to its peers.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A network that runs.
+#[derive(Debug)]
+pub(crate) struct Network {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Network {
+    /// Starts an engine. Its forwards listen when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the engine cannot start: an address is taken, for example.
+    pub(crate) fn start(id: &str, config: &Config) -> Result<Self, Failure> {
+        let fail = || Failure::new(format!("cannot start the network {id}"));
+        let (started, start) = mpsc::sync_channel(1);
+        let config = config.clone();
+        let body = move || {
+            let runtime = match runtime() {
+                Ok(runtime) => runtime,
+                Err(failure) => {
+                    _ = started.send(Err(failure));
+                    return;
+                }
+            };
+            runtime.block_on(async {
+                match Engine::new(&config) {
+                    Ok(engine) => {
+                        _ = started.send(Ok(engine.handle()));
+                        engine.run().await;
+                    }
+                    Err(err) => _ = started.send(Err(Failure::new("the engine has not started").because(&err))),
+                }
+            });
+        };
+        let thread = thread::Builder::new().name(format!("net-{id}")).spawn(body).map_err(|err| fail().because(&err))?;
+        match start.recv() {
+            Ok(Ok(handle)) => Ok(Self { handle, thread: Some(thread) }),
+            Ok(Err(failure)) => Err(failure.of(fail())),
+            Err(_) => Err(fail()),
+        }
+    }
+
+    /// Joins a card to the network.
+    ///
+    /// # Errors
+    ///
+    /// When the network has no room for it.
+    pub(crate) async fn attach(&self, port: Box<dyn Port>) -> Result<(), Failure> {
+        let name = port.name();
+        let attached = self.handle.attach(port).await;
+        attached.map(|_| ()).map_err(|err| Failure::new(format!("cannot connect {name} to its network")).because(&err))
+    }
+
+    /// Tells on the log where its forwards listen.
+    pub(crate) async fn tell_forwards(&self) {
+        for forward in self.handle.host_forwards().await.unwrap_or_default() {
+            tracing::info!("forwarding {forward}");
+        }
+    }
+}
+
+impl Drop for Network {
+    /// Lets the engine say goodbye, but does not wait for ever.
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        let Some(thread) = self.thread.take() else { return };
+        let (done, ended) = mpsc::channel();
+        let waiter = thread::spawn(move || {
+            _ = thread.join();
+            _ = done.send(());
+        });
+        if ended.recv_timeout(FAREWELL).is_err() {
+            tracing::debug!("connections were cut off at the end");
+        }
+        drop(waiter);
+    }
+}
+
+/// A runtime on this thread alone.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread().enable_all().build().map_err(|err| Failure::new("cannot start the event loop").because(&err))
+}

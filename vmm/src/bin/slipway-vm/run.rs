@@ -1,0 +1,122 @@
+//! `slipway-vm run`: a machine from its plan to its end.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use vmm::machine::{Ending, Fault, Machine, MachineError, StopSwitch};
+
+use crate::check;
+use crate::cli::RunArgs;
+use crate::console::{self, Output};
+use crate::devices;
+use crate::failure::Failure;
+use crate::network::{self, Network};
+use crate::plan::Plan;
+use crate::terminal::Raw;
+
+/// Runs a machine until it ends.
+///
+/// # Errors
+///
+/// When it cannot be built, or ends in another way than the guest or the user has asked for.
+pub(crate) fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let plan = Plan::of(args)?;
+    let runtime = network::runtime()?;
+    runtime.block_on(drive(plan))
+}
+
+async fn drive(plan: Plan) -> Result<u8, Failure> {
+    let mut asked = Termination::catch()?;
+    let mut networks = Vec::new();
+    for network in &plan.networks {
+        networks.push(Network::start(&network.id, &network.config)?);
+    }
+    let stop = StopSwitch::new().map_err(|err| Failure::new("cannot make an eventfd").because(&err))?;
+    let console = Box::new(Output(stop.clone()));
+    let mut machine = Machine::new(plan.memory, plan.cpus, stop.clone(), console).map_err(|err| unbuildable(&err))?;
+    for (network, running) in plan.networks.iter().zip(&networks) {
+        for card in &network.cards {
+            running.attach(devices::card(&mut machine, &network.id, card)?).await?;
+        }
+        running.tell_forwards().await;
+    }
+    plan.disks.into_iter().enumerate().try_for_each(|(number, disk)| devices::disk(&mut machine, number, disk))?;
+    devices::entropy(&mut machine)?;
+
+    let serial = machine.serial().clone();
+    let _raw = Raw::enter().map_err(|err| Failure::new("cannot use the terminal as a console").because(&err))?;
+    console::feed(serial, stop.clone()).map_err(|err| Failure::new("cannot read the console").because(&err))?;
+    let running = machine.start(plan.entry).map_err(|err| unbuildable(&err))?;
+    let mut waiting = tokio::task::spawn_blocking(|| running.wait());
+    let ending = tokio::select! {
+        ending = &mut waiting => ending,
+        signal = asked.asked() => {
+            tracing::info!("ending on {signal}");
+            stop.end(Ending::Stopped);
+            waiting.await
+        }
+    };
+    // The processors have stopped: nothing uses the networks any more.
+    drop(networks);
+    outcome(ending.map_err(|err| Failure::new("cannot wait for the machine").because(&err))?)
+}
+
+fn outcome(ending: Ending) -> Result<u8, Failure> {
+    match ending {
+        Ending::PowerOff | Ending::Stopped => Ok(0),
+        Ending::Reset => {
+            tracing::info!("the guest has asked for a reset, with which this machine ends");
+            Ok(0)
+        }
+        Ending::TripleFault => Err(Failure::new("the guest has crashed with a triple fault")),
+        Ending::Failed(fault) => {
+            let told = Failure::new(format!("the virtual machine has failed: {fault}"));
+            Err(match fault {
+                Fault::Internal { suberror: 1, .. } if check::interprets_kernels() => told.advice(
+                    "KVM of this host runs kernels by interpreting them, without all instructions: an ordinary kernel does not boot on it. \
+                     `slipway-vm check` tells more.",
+                ),
+                _ => told,
+            })
+        }
+    }
+}
+
+/// Why there is no machine.
+pub(crate) fn unbuildable(error: &MachineError) -> Failure {
+    let failure = Failure::new("cannot make a virtual machine").because(error);
+    match error {
+        MachineError::Open(err) => match check::remedy_for_kvm(&io::Error::from_raw_os_error(err.errno())) {
+            Some(advice) => failure.advice(advice),
+            None => failure,
+        },
+        _ => failure,
+    }
+}
+
+/// The signals that ask a program to end.
+#[derive(Debug)]
+struct Termination {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Termination {
+    fn catch() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).map_err(|err| Failure::new("cannot catch signals").because(&err));
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn asked(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
