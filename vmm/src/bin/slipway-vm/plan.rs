@@ -10,7 +10,7 @@ use vmm::memory::{self, GuestMemory};
 use vmm::probe;
 use vmm::virtio::block::{Disk, DiskError};
 
-use crate::cli::{CardKind, DriveSpec, RunArgs};
+use crate::cli::{CardKind, DriveSpec, E1000_MTU_MAX, RunArgs};
 use crate::failure::Failure;
 
 /// What the kernel is told if nobody says otherwise: where its console is.
@@ -164,11 +164,11 @@ fn networks(args: &RunArgs) -> Result<Vec<NetworkPlan>, Failure> {
     Ok(networks)
 }
 
-/// A card takes the network's MTU unless it has one of its own; an e1000 takes no larger one than Ethernet's.
+/// A card takes the network's MTU, or what it can of that, unless it has one of its own.
 fn card(device: &crate::cli::CardSpec, config: &Config, fresh: &mut dyn FnMut() -> MacAddr) -> Card {
     let largest = match device.kind {
         CardKind::VirtioNet => u16::MAX,
-        CardKind::E1000 => 1500,
+        CardKind::E1000 => E1000_MTU_MAX,
     };
     Card { kind: device.kind, mac: device.mac.unwrap_or_else(fresh), mtu: device.mtu.unwrap_or(config.mtu).min(largest) }
 }
