@@ -175,3 +175,6 @@ impl Progress {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,6 +198,12 @@ impl Recorder {
         self.captures.iter().map(Capture::info).collect()
     }
 
+    /// Batches of all captures.
+    #[cfg(test)]
+    pub(super) fn batches(&self) -> usize {
+        self.captures.iter().map(|capture| capture.batches).sum()
+    }
+
     /// What all captures have done so far, also those that have ended.
     pub fn tally(&self) -> Tally {
         self.captures.iter().fold(self.before, |sum, capture| Tally {
