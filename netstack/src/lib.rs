@@ -48,6 +48,7 @@ pub mod engine;
 pub mod frame;
 pub mod gateway;
 pub mod host;
+pub mod pcap;
 pub mod port;
 pub mod stack;
 pub mod switch;
