@@ -6,6 +6,9 @@
 //! | `stage` | an engine in virtual time |
 //! | [`record`] | making recordings by a script |
 //! | [`sidecar`] | what a recording cannot say |
+//! | `load` | from files to packets of an engine's time |
+//! | `script`, `play`, `translate` | what the host did, and playing it |
+//! | `dissect`, `compare` | finding what differs, and naming it |
 //! | `form` | frames as the engine has them and as files have them |
 //! | `packet`, [`conversation`] | whose a packet is |
 
@@ -13,6 +16,8 @@ pub mod conversation;
 pub mod record;
 pub mod sidecar;
 
+mod compare;
+mod dissect;
 mod form;
 mod load;
 mod packet;
@@ -23,6 +28,9 @@ mod translate;
 
 pub use stage::{Question, SentFrame};
 
+use serde::Serialize;
+
+use self::sidecar::Sidecar;
 use crate::config::qemu;
 use crate::pcap::note::Note;
 use crate::pcap::read::Problem;
@@ -43,6 +51,75 @@ struct Logged {
     /// How long it was, if not all of it was kept.
     original_len: usize,
     note: Note,
+}
+
+/// What to do with a recording.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The options of the network, in QEMU's syntax, whatever the recording says.
+    pub user: Option<String>,
+}
+
+/// What came of playing a recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// What happens in it, in one line.
+    pub story: Option<String>,
+    /// Packets in it.
+    pub packets: usize,
+    /// Packets of the engine in it that were compared.
+    pub compared: usize,
+    /// What differs, in the order of time.
+    pub differences: Vec<Difference>,
+    /// What else there is to know.
+    pub remarks: Vec<String>,
+    /// What keeps a part of the recording from being used.
+    pub problem: Option<String>,
+}
+
+impl Report {
+    /// Whether the engine sends what it has sent.
+    pub const fn matches(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// Something in which a run differs from its recording.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Which packet of the recording, counted from 1; none if the recording has no such packet.
+    pub packet: Option<usize>,
+    /// When, in microseconds since the engine began.
+    pub at_us: u64,
+    /// In which conversation.
+    pub conversation: String,
+    /// Which field. `packet` is the whole packet: missing, or unexpected. `drop` is why a guest's packet went no further.
+    pub field: String,
+    /// What the recording has; none if it has nothing there.
+    pub expected: Option<String>,
+    /// What the engine sends; none if it sends nothing there.
+    pub got: Option<String>,
+}
+
+/// Plays a recording and compares.
+///
+/// # Errors
+///
+/// When it cannot be played at all.
+pub fn replay(file: &[u8], sidecar: Sidecar, options: &Options) -> Result<Report, ReplayError> {
+    let scene = load::load(file, sidecar, options.user.as_deref())?;
+    let script = script::derive(&scene);
+    let run = play::play(&scene, &script).map_err(ReplayError::Network)?;
+    let comparison = compare::compare(&scene, &script, &run);
+    let remarks = [&scene.remarks[..], &script.remarks, &run.remarks, &comparison.remarks].concat();
+    Ok(Report {
+        story: scene.sidecar.story.clone(),
+        packets: scene.packets.len(),
+        compared: comparison.compared,
+        differences: comparison.differences,
+        remarks,
+        problem: scene.problem,
+    })
 }
 
 /// Why a recording cannot be played at all.

@@ -1,0 +1,1 @@
+//! Recordings that were changed in one place.
