@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 
 use etherparse::{PacketBuilder, PacketHeaders, TransportHeader};
-use netstack::addr::MacAddr;
-use netstack::frame::{FrameMeta, Offloads};
+use netstack::frame::Offloads;
 use netstack::host::sim::ConnectionId;
-use netstack::port::PortId;
 use netstack::replay::record::{Recorded, Recorder, Setup};
 use netstack::replay::{Options, Report, replay};
 use netstack::time::Duration;
@@ -37,7 +35,6 @@ pub(crate) fn recorder_with(offloads: Offloads) -> Recorder {
 pub(crate) struct Segment {
     pub(crate) flags: String,
     pub(crate) seq: u32,
-    pub(crate) ack: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -53,7 +50,7 @@ fn segment(frame: &[u8]) -> Option<Segment> {
     let bits = [(tcp.syn, 'S'), (tcp.fin, 'F'), (tcp.rst, 'R'), (tcp.ack, 'A')];
     let flags = bits.into_iter().filter(|(set, _)| *set).map(|(_, letter)| letter).collect();
     let payload = packet.payload.slice().to_vec();
-    Some(Segment { flags, seq: tcp.sequence_number, ack: tcp.acknowledgment_number, payload })
+    Some(Segment { flags, seq: tcp.sequence_number, payload })
 }
 
 /// The guest's end of a connection.
@@ -142,6 +139,7 @@ impl Connection {
     /// Takes what has come in order, and acknowledges it, until nothing more comes.
     pub(crate) fn read(&mut self, recorder: &mut Recorder) -> (Vec<u8>, bool) {
         let (mut bytes, mut end) = (Vec::new(), false);
+        recorder.settle();
         loop {
             let mut news = false;
             for segment in segments(recorder) {
@@ -189,14 +187,6 @@ pub(crate) fn last(recorder: &mut Recorder) -> ConnectionId {
 /// Lets the engine's next turn come, some time later.
 pub(crate) fn later(recorder: &mut Recorder) {
     recorder.pass(Duration::from_millis(3));
-}
-
-pub(crate) fn port() -> (PortId, FrameMeta) {
-    (PortId(0), FrameMeta::default())
-}
-
-pub(crate) fn mac() -> MacAddr {
-    MacAddr(MAC)
 }
 
 /// Ends a recording, which must replay.
