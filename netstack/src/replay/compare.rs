@@ -12,14 +12,22 @@ use super::load::Scene;
 use super::packet::{ACK, Icmp, Tcp};
 use super::play::{Run, Sent};
 use super::script::Script;
+use super::sidecar::Clock;
 use super::{Difference, Logged, translate};
 use crate::pcap::write::Direction;
+use crate::time::{Duration, Instant};
 
 /// How far ahead a place is looked for from which on both agree again.
 const WINDOW: usize = 6;
 
 /// Bytes of a payload that are shown around the first that differs.
 const SHOWN: usize = 16;
+
+/// How much earlier or later a packet may be where the clock is virtual: turns that do nothing take a microsecond each.
+const TOLERANCE: Duration = Duration::from_millis(1);
+
+/// A field by name, as expected, and as it is.
+type Differing = (String, Option<String>, Option<String>);
 
 /// What came of a comparison.
 #[derive(Debug, Default)]
@@ -147,11 +155,27 @@ impl Judge<'_> {
         (1, 1)
     }
 
-    /// The fields in which two packets differ: name, expected, got.
-    fn fields(&self, key: Key, expected: &Logged, got: &Sent) -> Vec<(String, Option<String>, Option<String>)> {
+    /// The fields in which two packets differ.
+    fn fields(&self, key: Key, expected: &Logged, got: &Sent) -> Vec<Differing> {
+        let mut differences = self.in_time(expected, got);
+        differences.extend(self.in_bytes(key, expected, got));
+        differences.retain(|(name, ..)| !self.varies(name));
+        differences
+    }
+
+    /// In virtual time, things happen when they are due.
+    fn in_time(&self, expected: &Logged, got: &Sent) -> Vec<Differing> {
+        let late = expected.at.since(got.at).max(got.at.since(expected.at));
+        if self.scene.clock == Clock::Real || late <= TOLERANCE {
+            return Vec::new();
+        }
+        let told = |at: Instant| Some(format!("{} us", at.as_micros()));
+        vec![("time".to_owned(), told(expected.at), told(got.at))]
+    }
+
+    fn in_bytes(&self, key: Key, expected: &Logged, got: &Sent) -> Vec<Differing> {
         let (of_file, of_run) = (self.base(key, true), self.base(key, false));
         let mut bytes = got.bytes.clone();
-        let mut theirs = (expected.bytes.as_slice(), of_file);
         let mut ours = of_run;
         if expected.bytes.len() < expected.original_len && bytes.len() == expected.original_len {
             bytes.truncate(expected.bytes.len());
@@ -162,8 +186,7 @@ impl Judge<'_> {
             }
             ours = of_file;
         }
-        theirs.1.guest = of_file.guest;
-        let mut expected_fields = dissect::dissect(theirs.0, &expected.note, theirs.1);
+        let mut expected_fields = dissect::dissect(&expected.bytes, &expected.note, of_file);
         let mut got_fields = dissect::dissect(&bytes, &got.note, ours);
         if self.scene.foreign {
             // Others do not say what was left to the receiver.
@@ -171,8 +194,7 @@ impl Judge<'_> {
             expected_fields.retain(told);
             got_fields.retain(told);
         }
-        let differences = between(&expected_fields, &got_fields);
-        differences.into_iter().filter(|(name, ..)| !self.varies(name)).collect()
+        between(&expected_fields, &got_fields)
     }
 
     fn differ(&mut self, key: Key, expected: &Logged, got: &Sent) {
@@ -235,7 +257,7 @@ impl Judge<'_> {
 }
 
 /// The fields that are not the same in both, in the order of the frame.
-fn between(expected: &[Field], got: &[Field]) -> Vec<(String, Option<String>, Option<String>)> {
+fn between(expected: &[Field], got: &[Field]) -> Vec<Differing> {
     let mut differences = Vec::new();
     let mut unmatched: Vec<&Field> = got.iter().collect();
     for field in expected {
