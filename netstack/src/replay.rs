@@ -8,6 +8,7 @@
 //! | [`sidecar`] | what a recording cannot say |
 //! | `load` | from files to packets of an engine's time |
 //! | `script`, `play`, `translate` | what the host did, and playing it |
+//! | `update` | making a recording what the engine sends now |
 //! | `dissect`, `compare` | finding what differs, and naming it |
 //! | `form` | frames as the engine has them and as files have them |
 //! | `packet`, [`conversation`] | whose a packet is |
@@ -25,15 +26,19 @@ mod play;
 mod script;
 mod stage;
 mod translate;
+mod update;
 
 pub use stage::{Question, SentFrame};
 
 use serde::Serialize;
 
+use self::load::Scene;
+use self::play::Run;
+use self::script::Script;
 use self::sidecar::Sidecar;
 use crate::config::qemu;
 use crate::pcap::note::Note;
-use crate::pcap::read::Problem;
+use crate::pcap::read::{Format, Problem};
 use crate::pcap::write::Direction;
 use crate::port::PortId;
 use crate::time::Instant;
@@ -107,19 +112,59 @@ pub struct Difference {
 ///
 /// When it cannot be played at all.
 pub fn replay(file: &[u8], sidecar: Sidecar, options: &Options) -> Result<Report, ReplayError> {
-    let scene = load::load(file, sidecar, options.user.as_deref())?;
-    let script = script::derive(&scene);
-    let run = play::play(&scene, &script).map_err(ReplayError::Network)?;
-    let comparison = compare::compare(&scene, &script, &run);
-    let remarks = [&scene.remarks[..], &script.remarks, &run.remarks, &comparison.remarks].concat();
-    Ok(Report {
-        story: scene.sidecar.story.clone(),
-        packets: scene.packets.len(),
-        compared: comparison.compared,
-        differences: comparison.differences,
-        remarks,
-        problem: scene.problem,
-    })
+    Ok(Played::new(file, sidecar, options)?.report())
+}
+
+/// Plays a recording and compares, and returns it with what the engine sends now in place of what it has sent.
+///
+/// # Errors
+///
+/// When it cannot be played at all, or is not one that can be written: only those of ours can, and only if they are whole.
+pub fn update(file: &[u8], sidecar: Sidecar, options: &Options) -> Result<(Report, Vec<u8>), ReplayError> {
+    let played = Played::new(file, sidecar, options)?;
+    let why = match &played.scene {
+        scene if scene.format == Format::Pcap => Some("it is in the old format, which has no place for what a replay must know"),
+        scene if scene.foreign => Some("it was not recorded by this program"),
+        scene if scene.problem.is_some() => Some("a part of it cannot be used, and would be lost"),
+        _ => None,
+    };
+    if let Some(why) = why {
+        return Err(ReplayError::NotUpdatable(why));
+    }
+    let file = update::updated(&played.scene, &played.script, &played.run).map_err(ReplayError::Network)?;
+    Ok((played.report(), file))
+}
+
+/// A recording, and what came of it.
+struct Played {
+    scene: Scene,
+    script: Script,
+    run: Run,
+}
+
+impl Played {
+    fn new(file: &[u8], sidecar: Sidecar, options: &Options) -> Result<Self, ReplayError> {
+        let scene = load::load(file, sidecar, options.user.as_deref())?;
+        if scene.packets.is_empty() {
+            return Err(ReplayError::Empty(scene.problem));
+        }
+        let script = script::derive(&scene);
+        let run = play::play(&scene, &script).map_err(ReplayError::Network)?;
+        Ok(Self { scene, script, run })
+    }
+
+    fn report(&self) -> Report {
+        let Self { scene, script, run } = self;
+        let comparison = compare::compare(scene, script, run);
+        Report {
+            story: scene.sidecar.story.clone(),
+            packets: scene.packets.len(),
+            compared: comparison.compared,
+            differences: comparison.differences,
+            remarks: [&scene.remarks[..], &script.remarks, &run.remarks, &comparison.remarks].concat(),
+            problem: scene.problem.clone(),
+        }
+    }
 }
 
 /// Why a recording cannot be played at all.
@@ -136,6 +181,12 @@ pub enum ReplayError {
         /// What is wrong with them.
         source: qemu::OptionError,
     },
+    /// No packet is in it, or none that can be used.
+    #[error("there is nothing to play: {}", .0.as_deref().unwrap_or("no packets of an Ethernet are in it"))]
+    Empty(Option<String>),
+    /// It cannot be rewritten.
+    #[error("it cannot be updated: {0}")]
+    NotUpdatable(&'static str),
     /// Its network cannot be set up.
     #[error("cannot set up the network of the recording: {0}")]
     Network(#[source] std::io::Error),

@@ -26,7 +26,6 @@
 
 mod peers;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -359,16 +358,15 @@ impl Recorded {
     }
 }
 
-/// The bytes of a capture file.
+/// The bytes of a capture file. The packets' ports are counted in the order of `interfaces`.
 pub(super) fn write_file(section: &SectionNote, interfaces: &[(String, PortNote)], log: &[Logged]) -> io::Result<Vec<u8>> {
     let mut writer = Writer::new(Vec::new(), section)?;
-    let mut numbers = HashMap::new();
     for (name, note) in interfaces {
-        numbers.insert(note.port, writer.add_interface(name, 0, note)?);
+        writer.add_interface(name, 0, note)?;
     }
     for Logged { at, port, direction, bytes, original_len, note, .. } in log {
         writer.write(&Record {
-            interface: numbers.get(port).copied().unwrap_or_default(),
+            interface: port.0.into(),
             stamp: section.epoch + at.as_micros() * 1000,
             direction: *direction,
             bytes,
