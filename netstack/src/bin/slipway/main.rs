@@ -3,6 +3,7 @@
 //! One file is one subcommand. `main` reads the command line, raises the limits, and prints the one paragraph of a failure. Every
 //! subcommand that needs to be inside a namespace forks a child for it *before* it starts a runtime: see [`process`].
 
+mod capture;
 mod cli;
 mod completions;
 mod demo;
