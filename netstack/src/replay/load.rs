@@ -27,6 +27,8 @@ pub(super) struct Scene {
     pub(super) format: Format,
     /// Whether the recording is not one of ours, so that it lacks our comments.
     pub(super) foreign: bool,
+    /// Whether super-frames were recorded as the segments for which they stand.
+    pub(super) segmented: bool,
     pub(super) section: SectionNote,
     /// The ports, in the order of the file.
     pub(super) interfaces: Vec<(String, PortNote)>,
@@ -57,6 +59,7 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
     let mut scene = Scene {
         format: recording.format,
         foreign,
+        segmented: false,
         section: SectionNote { epoch, mtu: config.mtu, user: noted.and_then(|note| note.user) },
         interfaces,
         packets: Vec::new(),
@@ -69,6 +72,9 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
         problem: recording.problem.as_ref().map(ToString::to_string),
     };
     scene.take(&recording);
+    // Where guests take super-frames and there are none at all, they were cut on their way into the file.
+    let takes = |(_, note): &(String, PortNote)| note.offloads.tso4 || note.offloads.tso6 || note.offloads.uso;
+    scene.segmented = scene.interfaces.iter().any(takes) && scene.packets.iter().all(|packet| packet.note.gso.is_none());
     scene.keys = conversation::assign(&scene.packets);
     Ok(scene)
 }

@@ -8,12 +8,12 @@ use super::conversation::{self, Ends, Key};
 use super::form;
 use super::load::Scene;
 use super::packet::{Tcp, Udp};
-use super::record::dropped;
 use super::sidecar::Clock;
 use super::script::{Op, Plan, Script, forward_to};
 use super::stage::{Question, SentFrame, Stage};
 use super::translate;
 use crate::config::Protocol;
+use crate::frame::{Chunk, Frame, FrameMeta, Offloads, segment};
 use crate::host::sim::{ConnectionId, Operation};
 use crate::pcap::note::Note;
 use crate::pcap::write::Direction;
@@ -198,12 +198,11 @@ impl Player<'_> {
             self.stage.host.fail(Operation::SendTo, *errno, 1);
         }
         self.stage.refuse_questions(refusal == Some("dns_refused"));
-        let before = self.stage.counters().clone();
         let (connections, datagrams) = (self.stage.host.last_connection(), self.stage.host.sent_datagrams().len());
-        self.stage.input(port, &bytes, meta);
+        let drop = self.stage.input(port, &bytes, meta);
         self.stage.host.expect(None);
         self.stage.host.clear_faults();
-        self.run.drops.insert(index, dropped(&before, self.stage.counters()));
+        self.run.drops.insert(index, drop);
         if let Some(made) = self.stage.host.last_connection().filter(|made| Some(*made) != connections) {
             self.connections.insert(key, made);
         }
@@ -322,10 +321,23 @@ impl Player<'_> {
                 let isn = &mut self.run.isns.entry(key).or_default().1;
                 isn.get_or_insert(tcp.seq);
             }
-            let (bytes, note) = form::for_file(bytes, &meta);
-            self.run.order.push(Happened::Engine(self.run.sent.len()));
-            self.run.sent.push(Sent { at, port, key, bytes, note });
+            for (bytes, note) in self.as_recorded(bytes, meta) {
+                self.run.order.push(Happened::Engine(self.run.sent.len()));
+                self.run.sent.push(Sent { at, port, key, bytes, note });
+            }
         }
+    }
+
+    /// A frame in the form of this file: one of segments has a super-frame as what it stands for.
+    fn as_recorded(&mut self, bytes: Vec<u8>, meta: FrameMeta) -> Vec<(Vec<u8>, Note)> {
+        let mut segments = Vec::new();
+        if self.scene.segmented && meta.gso.is_some() {
+            let chunks = [Chunk::from(&bytes[..])];
+            let mut emit = |segment: &[u8], _| segments.push((segment.to_vec(), Note::default()));
+            // What cannot be cut is shown as it is.
+            let _ = segment::segment(&Frame::new(&chunks, meta), &Offloads::NONE, &mut Vec::new(), &mut emit);
+        }
+        if segments.is_empty() { vec![form::for_file(bytes, &meta)] } else { segments }
     }
 }
 

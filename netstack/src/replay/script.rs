@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) guest_isn: Option<u32>,
     /// The error with which the attempt fails at once.
     pub(super) fails_at_once: Option<i32>,
+    /// Whether the recording says that it did.
+    refused: bool,
     answered: bool,
     finished: bool,
     over: bool,
@@ -123,9 +125,9 @@ pub(super) fn derive(scene: &Scene) -> Script {
     script
 }
 
-/// Connections whose beginning is not in the recording. What is only answered by resets belongs to no connection, and can be played.
+/// Conversations whose beginning is not in the recording. What is only answered by resets belongs to no connection, and can be played.
 fn headless(scene: &Scene) -> HashSet<Key> {
-    let (mut headless, mut lonely) = (HashSet::new(), HashMap::new());
+    let (mut headless, mut lonely, mut sockets) = (HashSet::new(), HashMap::new(), HashSet::new());
     for (key, packet) in scene.keys.iter().zip(&scene.packets) {
         if let Key::Tcp { number: 0, .. } = key
             && let Some(tcp) = Tcp::of(&packet.bytes)
@@ -137,6 +139,14 @@ fn headless(scene: &Scene) -> HashSet<Key> {
                 }
             } else if scene.foreign || packet.note.drop.is_none() {
                 lonely.entry(*key).or_insert(true);
+            }
+        }
+        if let Key::Udp { port, guest, .. } = key {
+            let forwarded = || scene.config.host_forwards.iter().any(|rule| rule.protocol == Protocol::Udp);
+            if packet.direction == Direction::FromGuest {
+                sockets.insert((*port, *guest));
+            } else if !sockets.contains(&(*port, *guest)) && !forwarded() {
+                headless.insert(*key);
             }
         }
     }
@@ -155,7 +165,7 @@ impl Script {
         let Some(tcp) = Tcp::of(&packet.bytes) else {
             // An error about the guest's SYN.
             let error = Icmp::of(&packet.bytes).and_then(|icmp| icmp.unreachable(&packet.bytes)).and_then(|error| error.errno);
-            return error.into_iter().for_each(|errno| self.fail(key, now, errno));
+            return error.into_iter().for_each(|errno| self.fail(scene, key, now, errno));
         };
         if packet.direction == Direction::FromGuest {
             if tcp.has(SYN) && !plan.answered {
@@ -163,6 +173,7 @@ impl Script {
             }
             if tcp.opens() {
                 plan.asked.get_or_insert(now);
+                plan.refused |= packet.note.drop.as_deref() == Some("tcp_connect_failed");
             }
             return;
         }
@@ -227,7 +238,7 @@ impl Script {
         let plan = self.plans.entry(key).or_default();
         let asked_by_guest = plan.asked.is_some();
         if asked_by_guest && !plan.answered {
-            return self.fail(key, packet.at, libc::ECONNREFUSED);
+            return self.fail(scene, key, packet.at, libc::ECONNREFUSED);
         }
         let is_answer = || {
             // The engine answers what belongs to no connection by a reset that continues it (RFC 9293 section 3.10.7.1).
@@ -242,13 +253,13 @@ impl Script {
         }
     }
 
-    fn fail(&mut self, key: Key, now: Instant, errno: i32) {
+    fn fail(&mut self, scene: &Scene, key: Key, now: Instant, errno: i32) {
         let plan = self.plans.entry(key).or_default();
         if plan.answered || plan.over {
             return;
         }
         plan.over = true;
-        if plan.asked == Some(now) {
+        if plan.refused || scene.foreign && plan.asked == Some(now) {
             plan.fails_at_once = Some(errno);
         } else {
             self.at(now, Op::Fail(key, errno));

@@ -4,4 +4,5 @@
 mod guest;
 
 mod broken;
+mod real;
 mod stories;
