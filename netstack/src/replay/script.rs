@@ -13,6 +13,7 @@ use etherparse::IpNumber;
 use super::conversation::Key;
 use super::load::Scene;
 use super::packet::{ACK, FIN, Icmp, RST, SYN, Tcp, Udp};
+use super::sidecar::Clock;
 use super::{Logged, record::QUEUE};
 use crate::config::Protocol;
 use crate::host::sim::{Program, Server};
@@ -128,6 +129,10 @@ pub(super) fn derive(scene: &Scene) -> Script {
 /// Conversations whose beginning is not in the recording. What is only answered by resets belongs to no connection, and can be played.
 fn headless(scene: &Scene) -> HashSet<Key> {
     let (mut headless, mut lonely, mut sockets) = (HashSet::new(), HashMap::new(), HashSet::new());
+    if scene.clock == Clock::Virtual {
+        // A scripted recording begins with its engine.
+        return headless;
+    }
     for (key, packet) in scene.keys.iter().zip(&scene.packets) {
         if let Key::Tcp { number: 0, .. } = key
             && let Some(tcp) = Tcp::of(&packet.bytes)
