@@ -50,7 +50,10 @@ fn a_directory_is_played_in_order_and_all_is_as_recorded() {
     let (code, text) = told(&slipway(&[], &[dir.path().to_owned()]));
     assert_eq!(code, 0, "{text}");
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[0].starts_with("same ") && lines[0].ends_with("a-once.pcapng: a guest asks who the gateway is (2 packets, 1 of the engine)"));
+    assert!(
+        lines[0].starts_with("same ")
+            && lines[0].ends_with("a-once.pcapng: a guest asks who the gateway is (2 packets, 1 of the engine)")
+    );
     assert!(lines[1].contains("b-twice"));
     assert_eq!(lines[2], "2 recordings: 2 as recorded");
     assert!(!text.contains('\x1b'), "colours are for terminals");

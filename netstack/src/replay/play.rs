@@ -8,8 +8,8 @@ use super::conversation::{self, Ends, Key};
 use super::form;
 use super::load::Scene;
 use super::packet::{Tcp, Udp};
-use super::sidecar::Clock;
 use super::script::{Op, Plan, Script, forward_to};
+use super::sidecar::Clock;
 use super::stage::{Question, SentFrame, Stage};
 use super::translate;
 use crate::config::Protocol;
@@ -105,8 +105,7 @@ pub(super) fn play(scene: &Scene, script: &Script) -> io::Result<Run> {
 impl Player<'_> {
     fn all(&mut self) -> io::Result<()> {
         let (scene, script) = (self.scene, self.script);
-        let times: BTreeSet<Instant> =
-            scene.packets.iter().map(|packet| packet.at).chain(script.ops.keys().copied()).collect();
+        let times: BTreeSet<Instant> = scene.packets.iter().map(|packet| packet.at).chain(script.ops.keys().copied()).collect();
         let last = scene.packets.last().map_or(Instant::ZERO, |packet| packet.at);
         let lateness = if scene.clock == Clock::Virtual { Duration::ZERO } else { LATENESS };
         let mut next = 0;
@@ -116,7 +115,8 @@ impl Player<'_> {
             for _ in 0..MAX_TURNS {
                 let soon = if lateness.is_zero() { TICK } else { LONGEST_TURN };
                 let at_once = (busy && self.stage.now() + soon < time).then(|| self.stage.now() + TICK);
-                let due = self.stage.next_deadline().filter(|due| *due + lateness < time).map(|due| due.max(self.stage.now() + TICK));
+                let due =
+                    self.stage.next_deadline().filter(|due| *due + lateness < time).map(|due| due.max(self.stage.now() + TICK));
                 let Some(at) = at_once.into_iter().chain(due).min().filter(|at| *at < time) else { break };
                 busy = self.turn(at, 0..0)?;
             }
@@ -259,7 +259,9 @@ impl Player<'_> {
     fn dial(&mut self, key: Key) {
         let Key::Tcp { port, guest, remote, .. } = key else { return };
         let Some(forward) = forward_to(self.stage.forwards(), Protocol::Tcp, guest) else {
-            self.run.remarks.push(format!("{key}: the engine asked the guest, but there is no forward to it; `user` may lack `hostfwd=`"));
+            self.run
+                .remarks
+                .push(format!("{key}: the engine asked the guest, but there is no forward to it; `user` may lack `hostfwd=`"));
             return;
         };
         let from = self.scene.real(remote, forward.host.is_ipv4());

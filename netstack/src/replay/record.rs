@@ -31,9 +31,9 @@ use std::path::Path;
 
 pub(super) use self::peers::QUEUE;
 use self::peers::{PeerTold, Peers};
-use super::{Logged, Options, Report, form, replay};
 use super::sidecar::{Clock, Limits, Sidecar, Timeouts};
 use super::stage::{Question, SentFrame, Stage};
+use super::{Logged, Options, Report, form, replay};
 use crate::config::qemu;
 use crate::frame::{FrameMeta, Offloads};
 use crate::host::sim::SimHost;

@@ -224,7 +224,10 @@ impl Script {
             return;
         }
         if gap > 0 {
-            self.remarks.push(format!("{gap} bytes of {key} before packet {} are not in the recording: they are played as zeros", packet.number));
+            self.remarks.push(format!(
+                "{gap} bytes of {key} before packet {} are not in the recording: they are played as zeros",
+                packet.number
+            ));
         }
         let skip = skip + (end as u64).saturating_sub(start);
         plan.stream.resize(end + gap as usize, 0);
@@ -248,9 +251,9 @@ impl Script {
         let is_answer = || {
             // The engine answers what belongs to no connection by a reset that continues it (RFC 9293 section 3.10.7.1).
             let same_turn = scene.packets.iter().zip(&scene.keys).filter(|(other, k)| other.at == packet.at && **k == key);
-            same_turn.filter_map(|(other, _)| Tcp::of(&other.bytes)).any(|other| {
-                other.source == tcp.destination && other.has(ACK) && other.ack == tcp.seq
-            })
+            same_turn
+                .filter_map(|(other, _)| Tcp::of(&other.bytes))
+                .any(|other| other.source == tcp.destination && other.has(ACK) && other.ack == tcp.seq)
         };
         if tcp.has(ACK) || !plan.answered && !asked_by_guest && !is_answer() {
             plan.over = true;
@@ -312,7 +315,10 @@ impl Script {
             for (time, total) in &peer.reads {
                 self.at(Instant::from_micros(*time), Op::Read(key, *total));
             }
-            let of_this = |op: &Op| matches!(op, Op::Write(k, _) if *k == key && !peer.writes.is_empty()) || matches!(op, Op::Finish(k) if *k == key && peer.finishes.is_some());
+            let of_this = |op: &Op| {
+                matches!(op, Op::Write(k, _) if *k == key && !peer.writes.is_empty())
+                    || matches!(op, Op::Finish(k) if *k == key && peer.finishes.is_some())
+            };
             self.ops.values_mut().for_each(|ops| ops.retain(|op| !of_this(op)));
             let mut before = 0;
             for (time, total) in &peer.writes {
@@ -350,9 +356,9 @@ impl Solicited {
             Some([0x08, 0x06]) if packet.bytes.get(20..22) == Some(&[0, 1]) => {
                 packet.bytes.get(38..42).and_then(|ip| ip.first_chunk::<4>()).map(|ip| IpAddr::from(*ip))
             }
-            _ => Icmp::of(&packet.bytes).filter(|icmp| icmp.is_discovery() && icmp.kind == 135).and_then(|icmp| {
-                packet.bytes.get(icmp.body)?.first_chunk::<16>().map(|ip| IpAddr::from(*ip))
-            }),
+            _ => Icmp::of(&packet.bytes)
+                .filter(|icmp| icmp.is_discovery() && icmp.kind == 135)
+                .and_then(|icmp| packet.bytes.get(icmp.body)?.first_chunk::<16>().map(|ip| IpAddr::from(*ip))),
         };
         if let Some(ip) = asked {
             self.0.entry(ip).or_insert(packet.at);
@@ -367,6 +373,10 @@ impl Solicited {
 }
 
 /// The forward that leads to a guest's address.
-pub(super) fn forward_to(forwards: &[super::stage::Forward], protocol: Protocol, guest: SocketAddr) -> Option<super::stage::Forward> {
+pub(super) fn forward_to(
+    forwards: &[super::stage::Forward],
+    protocol: Protocol,
+    guest: SocketAddr,
+) -> Option<super::stage::Forward> {
     forwards.iter().find(|forward| forward.protocol == protocol && forward.guest == guest).copied()
 }

@@ -68,8 +68,6 @@ fn add(header: &mut [u8], at: usize, delta: u32, summed: bool) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
-
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
 

@@ -31,7 +31,9 @@ fn as_tcpdump(recorded: &Recorded) -> Vec<u8> {
     for packet in read::read(&recorded.file).unwrap().packets {
         let micros = packet.stamp / 1000;
         let len = packet.data.len() as u32;
-        [(micros / 1_000_000) as u32, (micros % 1_000_000) as u32, len, len].into_iter().for_each(|word| file.extend(word.to_le_bytes()));
+        [(micros / 1_000_000) as u32, (micros % 1_000_000) as u32, len, len]
+            .into_iter()
+            .for_each(|word| file.extend(word.to_le_bytes()));
         file.extend(&*packet.data);
     }
     file
@@ -81,7 +83,10 @@ fn what_began_before_the_recording_is_passed_over_and_told() {
     recorded.sidecar.clock = Clock::Real;
     let report = play(&recorded);
     assert!(report.matches(), "{:#?}", report.differences);
-    assert!(report.remarks.iter().any(|remark| remark.contains("TCP 10.0.2.15:40000 - 198.51.100.7:80 began before")), "{report:?}");
+    assert!(
+        report.remarks.iter().any(|remark| remark.contains("TCP 10.0.2.15:40000 - 198.51.100.7:80 began before")),
+        "{report:?}"
+    );
     assert_eq!(report.compared, 1, "the answer to the ARP request");
 }
 
@@ -150,7 +155,10 @@ fn time_that_leaps_ends_what_is_used() {
 fn an_update_makes_what_is_sent_now_what_is_expected() {
     let good = recorded();
     let broken = changed(&good, |packets| {
-        let n = packets.iter().position(|packet| packet.data.ends_with(b"second line") && packet.data[6] == 0x52 && packet.data[7] == 0x55).unwrap();
+        let n = packets
+            .iter()
+            .position(|packet| packet.data.ends_with(b"second line") && packet.data[6] == 0x52 && packet.data[7] == 0x55)
+            .unwrap();
         put(&mut packets[n], 34 + 14, 77, 50);
         let last = packets.pop().unwrap();
         packets.insert(2, last);
@@ -164,7 +172,11 @@ fn an_update_makes_what_is_sent_now_what_is_expected() {
     // The guest's side and the engine's sequence numbers are as they were.
     let guests = |file: &[u8]| -> Vec<Vec<u8>> {
         let packets = read::read(file).unwrap().packets;
-        packets.iter().filter(|packet| packet.direction == Some(read::Direction::Inbound)).map(|packet| packet.data.to_vec()).collect()
+        packets
+            .iter()
+            .filter(|packet| packet.direction == Some(read::Direction::Inbound))
+            .map(|packet| packet.data.to_vec())
+            .collect()
     };
     assert_eq!(guests(&updated.file), guests(&broken.file));
     // What is as it should be is rewritten to the same bytes, whatever the engine's numbers are in this run.

@@ -342,7 +342,8 @@ fn names_are_asked_for_over_udp_and_tcp() {
     assert_eq!(questions.len(), 3);
     for question in questions[..2].iter().rev() {
         later(&mut recorder);
-        recorder.answer(question.way_back, &[&question.message[..2], &b"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00answer"[..]].concat());
+        recorder
+            .answer(question.way_back, &[&question.message[..2], &b"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00answer"[..]].concat());
         recorder.settle();
     }
     let mut guest = Connection::open(&mut recorder, 40_000, "10.0.2.3:53");
