@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod programs;
 pub mod qemu;
 pub mod session;
+pub mod tshark;
 pub mod unprivileged;
 pub mod wait;
 
