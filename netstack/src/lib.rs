@@ -53,6 +53,7 @@ pub mod gateway;
 pub mod host;
 pub mod pcap;
 pub mod port;
+pub mod replay;
 pub mod stack;
 pub mod switch;
 pub mod time;
