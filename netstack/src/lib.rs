@@ -16,6 +16,7 @@
 //! | [`engine`] | the async shell that drives all of this |
 //! | [`config`] | what can be set, and the syntax of QEMU's `-netdev user` |
 //! | [`wire`], [`addr`], [`time`] | what they share |
+//! | `sim` | guests, links and one virtual clock to test all of this with; behind the cargo feature `sim` |
 //!
 //! An engine and a guest in the same process (`examples/embed.rs` is the same with a guest that says something):
 //!
@@ -49,6 +50,8 @@ pub mod frame;
 pub mod gateway;
 pub mod host;
 pub mod port;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod stack;
 pub mod switch;
 pub mod time;

@@ -5,54 +5,76 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use netstack::addr::MacAddr;
+use crate::addr::MacAddr;
 
-pub(crate) const FIN: u8 = 1;
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const PSH: u8 = 8;
-pub(crate) const ACK: u8 = 16;
-pub(crate) const URG: u8 = 32;
+/// The FIN flag.
+pub const FIN: u8 = 1;
+/// The SYN flag.
+pub const SYN: u8 = 2;
+/// The RST flag.
+pub const RST: u8 = 4;
+/// The PSH flag.
+pub const PSH: u8 = 8;
+/// The ACK flag.
+pub const ACK: u8 = 16;
+/// The URG flag.
+pub const URG: u8 = 32;
 
-pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
-pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
-pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// IPv4 in an Ethernet frame.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// ARP in an Ethernet frame.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// IPv6 in an Ethernet frame.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-pub(crate) const PROTOCOL_ICMP: u8 = 1;
-pub(crate) const PROTOCOL_TCP: u8 = 6;
-pub(crate) const PROTOCOL_UDP: u8 = 17;
-pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
+/// ICMP in an IPv4 packet.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// TCP in an IP packet.
+pub const PROTOCOL_TCP: u8 = 6;
+/// UDP in an IP packet.
+pub const PROTOCOL_UDP: u8 = 17;
+/// ICMPv6 in an IPv6 packet.
+pub const PROTOCOL_ICMPV6: u8 = 58;
 
 /// A TCP segment.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
-    pub(crate) flags: u8,
-    pub(crate) seq: u32,
-    pub(crate) ack: u32,
-    pub(crate) window: u16,
-    pub(crate) options: Vec<u8>,
-    pub(crate) payload: Vec<u8>,
+pub struct Segment {
+    /// Who has sent it.
+    pub source: SocketAddr,
+    /// Whom it is for.
+    pub destination: SocketAddr,
+    /// [`FIN`], [`SYN`] and so on.
+    pub flags: u8,
+    /// The sequence number of the first byte.
+    pub seq: u32,
+    /// The acknowledgement number, whether [`ACK`] is set or not.
+    pub ack: u32,
+    /// The window field, unscaled.
+    pub window: u16,
+    /// The options, padded to words.
+    pub options: Vec<u8>,
+    /// What follows the header.
+    pub payload: Vec<u8>,
 }
 
 impl Segment {
     /// Whether exactly these of SYN, FIN, RST and ACK are set.
-    pub(crate) const fn is(&self, flags: u8) -> bool {
+    pub const fn is(&self, flags: u8) -> bool {
         self.flags & (SYN | FIN | RST | ACK) == flags
     }
 
-    pub(crate) const fn has(&self, flag: u8) -> bool {
+    /// Whether these flags are set, and perhaps others.
+    pub const fn has(&self, flag: u8) -> bool {
         self.flags & flag == flag
     }
 
     /// Sequence numbers that it takes up.
-    pub(crate) fn sequence_len(&self) -> u32 {
+    pub fn sequence_len(&self) -> u32 {
         u32::try_from(self.payload.len()).unwrap() + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
     }
 
     /// The value of the option of this kind.
-    pub(crate) fn option(&self, kind: u8) -> Option<&[u8]> {
+    pub fn option(&self, kind: u8) -> Option<&[u8]> {
         let mut rest = &self.options[..];
         loop {
             match rest {
@@ -70,16 +92,18 @@ impl Segment {
         }
     }
 
-    pub(crate) fn mss(&self) -> Option<u16> {
+    /// The maximum segment size option.
+    pub fn mss(&self) -> Option<u16> {
         self.option(2).map(|value| u16::from_be_bytes(value.try_into().unwrap()))
     }
 
-    pub(crate) fn window_scale(&self) -> Option<u8> {
+    /// The window scale option.
+    pub fn window_scale(&self) -> Option<u8> {
         self.option(3).map(|value| value[0])
     }
 
     /// Header and payload, with the checksum.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         assert_eq!(self.options.len() % 4, 0, "options are padded to words");
         let mut bytes = Vec::new();
         bytes.extend(self.source.port().to_be_bytes());
@@ -96,7 +120,8 @@ impl Segment {
         bytes
     }
 
-    pub(crate) fn packet(&self) -> Vec<u8> {
+    /// The IP packet that carries it.
+    pub fn packet(&self) -> Vec<u8> {
         packet(self.source.ip(), self.destination.ip(), PROTOCOL_TCP, &self.bytes())
     }
 }
@@ -115,14 +140,18 @@ impl fmt::Debug for Segment {
 
 /// A UDP datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Datagram {
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
-    pub(crate) payload: Vec<u8>,
+pub struct Datagram {
+    /// Who has sent it.
+    pub source: SocketAddr,
+    /// Whom it is for.
+    pub destination: SocketAddr,
+    /// What follows the header.
+    pub payload: Vec<u8>,
 }
 
 impl Datagram {
-    pub(crate) fn packet(&self) -> Vec<u8> {
+    /// The IP packet that carries it.
+    pub fn packet(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(self.source.port().to_be_bytes());
         bytes.extend(self.destination.port().to_be_bytes());
@@ -136,17 +165,24 @@ impl Datagram {
 
 /// An ICMP message of either version, with the addresses of its packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Icmp {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) kind: u8,
-    pub(crate) code: u8,
-    pub(crate) rest: [u8; 4],
-    pub(crate) payload: Vec<u8>,
+pub struct Icmp {
+    /// The sender of the packet.
+    pub source: IpAddr,
+    /// The receiver of the packet.
+    pub destination: IpAddr,
+    /// The type.
+    pub kind: u8,
+    /// The code.
+    pub code: u8,
+    /// The second word of the header.
+    pub rest: [u8; 4],
+    /// What follows the header.
+    pub payload: Vec<u8>,
 }
 
 impl Icmp {
-    pub(crate) fn packet(&self) -> Vec<u8> {
+    /// The IP packet that carries it.
+    pub fn packet(&self) -> Vec<u8> {
         let mut bytes = vec![self.kind, self.code, 0, 0];
         bytes.extend(self.rest);
         bytes.extend(&self.payload);
@@ -167,16 +203,22 @@ impl Icmp {
 
 /// An ARP packet for IPv4 over Ethernet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Arp {
-    pub(crate) operation: u16,
-    pub(crate) sender_mac: MacAddr,
-    pub(crate) sender: Ipv4Addr,
-    pub(crate) target_mac: MacAddr,
-    pub(crate) target: Ipv4Addr,
+pub struct Arp {
+    /// 1 for a request, 2 for a reply.
+    pub operation: u16,
+    /// The card that the sender has.
+    pub sender_mac: MacAddr,
+    /// The address that the sender has.
+    pub sender: Ipv4Addr,
+    /// The card that is told or looked for.
+    pub target_mac: MacAddr,
+    /// The address that is told or looked for.
+    pub target: Ipv4Addr,
 }
 
 impl Arp {
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// The packet behind the Ethernet header.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0, 1, 8, 0, 6, 4];
         bytes.extend(self.operation.to_be_bytes());
         bytes.extend(self.sender_mac.0);
@@ -189,20 +231,28 @@ impl Arp {
 
 /// What a frame carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Body {
+pub enum Body {
+    /// ARP.
     Arp(Arp),
+    /// TCP in IP.
     Tcp(Segment),
+    /// UDP in IP.
     Udp(Datagram),
+    /// ICMP or ICMPv6 in IP.
     Icmp(Icmp),
 }
 
 /// A frame that the stack has sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Parsed {
-    pub(crate) source: MacAddr,
-    pub(crate) destination: MacAddr,
-    pub(crate) hop_limit: u8,
-    pub(crate) body: Body,
+pub struct Parsed {
+    /// The sending card.
+    pub source: MacAddr,
+    /// The receiving card, or a group.
+    pub destination: MacAddr,
+    /// IPv4's time to live or IPv6's hop limit; 0 without IP.
+    pub hop_limit: u8,
+    /// What it carries.
+    pub body: Body,
 }
 
 /// Reads a finished frame.
@@ -210,7 +260,7 @@ pub(crate) struct Parsed {
 /// # Panics
 ///
 /// When anything in it is wrong: our stack must never send such a frame.
-pub(crate) fn parse(frame: &[u8]) -> Parsed {
+pub fn parse(frame: &[u8]) -> Parsed {
     assert!(frame.len() >= 14, "a frame of {} bytes", frame.len());
     let mac = |at: usize| MacAddr(frame[at..at + 6].try_into().unwrap());
     let (destination, source) = (mac(0), mac(6));
@@ -293,7 +343,7 @@ fn parse_transport(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u
 }
 
 /// An IP packet.
-pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -319,12 +369,13 @@ pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload:
 }
 
 /// An Ethernet frame around an IP packet.
-pub(crate) fn ip_frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
+pub fn ip_frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
     let ethertype = if packet[0] >> 4 == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
     ethernet(source, destination, ethertype, packet)
 }
 
-pub(crate) fn ethernet(source: MacAddr, destination: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+/// An Ethernet frame.
+pub fn ethernet(source: MacAddr, destination: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(destination.0);
     bytes.extend(source.0);
@@ -334,7 +385,7 @@ pub(crate) fn ethernet(source: MacAddr, destination: MacAddr, ethertype: u16, pa
 }
 
 /// Fills in the transport checksum at `at`.
-pub(crate) fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &mut [u8], at: usize) {
+pub fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &mut [u8], at: usize) {
     bytes[at..at + 2].fill(0);
     let mut sum = transport_checksum(source, destination, protocol, bytes);
     if sum == 0 && protocol == PROTOCOL_UDP {
@@ -344,13 +395,14 @@ pub(crate) fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, by
 }
 
 /// The checksum over pseudo-header and transport; 0 when `bytes` hold a right one.
-pub(crate) fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
+pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
     let mut all = pseudo_header(source, destination, protocol, bytes.len());
     all.extend(bytes);
     checksum(&all)
 }
 
-pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
+/// What a transport checksum covers beside the transport (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for ip in [source, destination] {
         match ip {
@@ -364,12 +416,12 @@ pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, l
 }
 
 /// RFC 1071.
-pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+pub fn checksum(bytes: &[u8]) -> u16 {
     !fold(bytes)
 }
 
 /// The ones' complement sum, folded.
-pub(crate) fn fold(bytes: &[u8]) -> u16 {
+pub fn fold(bytes: &[u8]) -> u16 {
     let mut sum: u64 = 0;
     for word in bytes.chunks(2) {
         sum += u64::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
@@ -381,7 +433,7 @@ pub(crate) fn fold(bytes: &[u8]) -> u16 {
 }
 
 /// One line about a frame, for people.
-pub(crate) fn summary(frame: &[u8]) -> String {
+pub fn summary(frame: &[u8]) -> String {
     let body = || -> Option<String> {
         let ip = frame.get(14..)?;
         let (source, destination, protocol, transport) = match frame.get(12..14)? {

@@ -5,14 +5,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use netstack::addr::MacAddr;
-use netstack::config::{Config, Protocol};
-use netstack::frame::{Checksum, Chunk, Frame, FrameMeta, Offloads};
-use netstack::host::Host;
-use netstack::host::sim::SimHost;
-use netstack::port::PortId;
-use netstack::stack::{Context, Counters, DnsWayBack, Stack};
-use netstack::time::{Duration, Instant};
+use crate::addr::MacAddr;
+use crate::config::{Config, Protocol};
+use crate::frame::{Checksum, Chunk, Frame, FrameMeta, Offloads};
+use crate::host::Host;
+use crate::host::sim::SimHost;
+use crate::port::PortId;
+use crate::stack::{Context, Counters, DnsWayBack, Stack};
+use crate::time::{Duration, Instant};
 
 use super::card;
 use super::guest::{Addresses, Guest};
@@ -23,28 +23,36 @@ use super::wire::{self, Arp, Body, Icmp, Parsed, Segment};
 
 /// What goes wrong on the link between guests and stack, in both directions, in thousandths of all frames.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Faults {
-    pub(crate) lost: u32,
-    pub(crate) doubled: u32,
+pub struct Faults {
+    /// Never arrive.
+    pub lost: u32,
+    /// Arrive twice, not always at once.
+    pub doubled: u32,
     /// Overtaken by what comes later.
-    pub(crate) late: u32,
+    pub late: u32,
     /// One bit changed on the way to the stack.
-    pub(crate) damaged: u32,
+    pub damaged: u32,
 }
 
 /// How a world begins.
 #[derive(Debug, Clone)]
-pub(crate) struct Setup {
-    pub(crate) config: Config,
-    pub(crate) seed: u64,
-    pub(crate) mtu: u16,
-    pub(crate) offloads: Offloads,
+pub struct Setup {
+    /// What the stack is told.
+    pub config: Config,
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// The largest IP packet on the links, in bytes.
+    pub mtu: u16,
+    /// What the cards do for the stack.
+    pub offloads: Offloads,
     /// Guests with a whole stack, at ports 0, 1, ...; without any, port 0 is operated by hand.
-    pub(crate) guests: u8,
+    pub guests: u8,
     /// Whether the guests send super-frames.
-    pub(crate) guests_segment: bool,
-    pub(crate) faults: Faults,
-    pub(crate) latency: Duration,
+    pub guests_segment: bool,
+    /// What goes wrong on the links.
+    pub faults: Faults,
+    /// How long a frame is under way.
+    pub latency: Duration,
 }
 
 impl Default for Setup {
@@ -62,20 +70,30 @@ impl Default for Setup {
     }
 }
 
-pub(crate) const PORT: PortId = PortId(0);
+/// The port of the first guest, or of the station that is operated by hand.
+pub const PORT: PortId = PortId(0);
 /// The MAC address of 10.0.2.2, to which guests send everything that leaves their network.
-pub(crate) const GATEWAY: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
+pub const GATEWAY: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
 
-pub(crate) struct World {
-    pub(crate) now: Instant,
-    pub(crate) stack: Stack,
-    pub(crate) host: SimHost,
-    pub(crate) link: TestLink,
-    pub(crate) services: TestServices,
-    pub(crate) guests: BTreeMap<PortId, Guest>,
+/// Guests, stack and host in one clock.
+#[derive(Debug)]
+pub struct World {
+    /// The time.
+    pub now: Instant,
+    /// The stack under test.
+    pub stack: Stack,
+    /// The host's sockets, and who is behind them.
+    pub host: SimHost,
+    /// The cards.
+    pub link: TestLink,
+    /// What the stack has handed to the virtual services.
+    pub services: TestServices,
+    /// The guests with a whole stack, by their port.
+    pub guests: BTreeMap<PortId, Guest>,
     /// Whether the station at a port operated by hand answers ARP and neighbour solicitations.
-    pub(crate) answers_neighbours: bool,
-    pub(crate) faults: Faults,
+    pub answers_neighbours: bool,
+    /// What goes wrong on the links from now on.
+    pub faults: Faults,
     setup: Setup,
     random: Random,
     in_flight: BTreeMap<(Instant, u64), InFlight>,
@@ -84,6 +102,7 @@ pub(crate) struct World {
     trace: VecDeque<String>,
 }
 
+#[derive(Debug)]
 struct InFlight {
     port: PortId,
     to_stack: bool,
@@ -98,7 +117,8 @@ macro_rules! context {
 }
 
 impl World {
-    pub(crate) fn new(setup: Setup) -> Self {
+    /// A world that has just begun; the first router advertisement is over.
+    pub fn new(setup: Setup) -> Self {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&setup.seed.to_le_bytes());
         let mut link = TestLink::new();
@@ -132,34 +152,37 @@ impl World {
     }
 
     /// One guest with a whole stack, and everything else by default.
-    pub(crate) fn with_guest() -> Self {
+    pub fn with_guest() -> Self {
         Self::new(Setup::default())
     }
 
     /// A port that the test operates by hand, frame by frame.
-    pub(crate) fn by_hand() -> Self {
+    pub fn by_hand() -> Self {
         Self::new(Setup { guests: 0, latency: Duration::ZERO, ..Setup::default() })
     }
 
-    pub(crate) fn by_hand_with(config: Config) -> Self {
+    /// Likewise with this configuration.
+    pub fn by_hand_with(config: Config) -> Self {
         Self::new(Setup { config, guests: 0, latency: Duration::ZERO, ..Setup::default() })
     }
 
-    pub(crate) fn guest(&mut self) -> &mut Guest {
+    /// The first guest.
+    pub fn guest(&mut self) -> &mut Guest {
         self.guests.get_mut(&PORT).unwrap()
     }
 
     /// A measure of all that the stack remembers: the length of its description.
-    pub(crate) fn remembered(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         format!("{:?}", self.stack).len()
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
+    /// What the stack has counted.
+    pub fn counters(&self) -> &Counters {
         self.stack.counters()
     }
 
     /// Forwards a port of the host to a port of a guest.
-    pub(crate) fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
+    pub fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
         self.stack.forward(&mut self.host, protocol, host, guest).unwrap();
         // What the stack said when it began is not part of any story.
         self.settle();
@@ -167,13 +190,13 @@ impl World {
     }
 
     /// The answer to a DNS question is there.
-    pub(crate) fn send_dns(&mut self, way_back: &DnsWayBack, message: &[u8]) {
+    pub fn send_dns(&mut self, way_back: &DnsWayBack, message: &[u8]) {
         self.stack.send_dns(context!(self), way_back, message);
         self.settle();
     }
 
     /// Takes a guest and its port away.
-    pub(crate) fn unplug(&mut self, port: PortId) {
+    pub fn unplug(&mut self, port: PortId) {
         self.link.cards.remove(&port);
         self.guests.remove(&port);
         self.in_flight.retain(|_, flight| flight.port != port);
@@ -182,7 +205,7 @@ impl World {
     }
 
     /// Adds a port with a new guest behind it.
-    pub(crate) fn plug(&mut self, port: PortId) {
+    pub fn plug(&mut self, port: PortId) {
         self.link.add(port, self.setup.mtu, self.setup.offloads);
         let number = u8::try_from(port.0).unwrap();
         self.flights += 1;
@@ -194,28 +217,29 @@ impl World {
     // ---- By hand ----
 
     /// The station at the port that is operated by hand.
-    pub(crate) const fn station(&self) -> Addresses {
+    pub const fn station(&self) -> Addresses {
         Addresses::of(0)
     }
 
     /// The station sends a frame, and everything happens that follows from it without time passing.
-    pub(crate) fn give_frame(&mut self, frame: &[u8]) {
+    pub fn give_frame(&mut self, frame: &[u8]) {
         self.give_frame_with(frame, FrameMeta::default());
     }
 
     /// Likewise a station at another port.
-    pub(crate) fn give_frame_from(&mut self, port: PortId, frame: &[u8]) {
+    pub fn give_frame_from(&mut self, port: PortId, frame: &[u8]) {
         self.input(port, frame, FrameMeta::default());
         self.settle();
     }
 
-    pub(crate) fn give_frame_with(&mut self, frame: &[u8], meta: FrameMeta) {
+    /// Likewise with offload state.
+    pub fn give_frame_with(&mut self, frame: &[u8], meta: FrameMeta) {
         self.input(PORT, frame, meta);
         self.settle();
     }
 
     /// The station sends several segments at once: the stack sees all of them before it does anything else.
-    pub(crate) fn give_batch(&mut self, segments: &[Segment]) {
+    pub fn give_batch(&mut self, segments: &[Segment]) {
         for segment in segments {
             let frame = wire::ip_frame(self.station().mac, GATEWAY, &segment.packet());
             self.input(PORT, &frame, FrameMeta::default());
@@ -224,25 +248,27 @@ impl World {
     }
 
     /// The station sends an IP packet to the gateway.
-    pub(crate) fn give_packet(&mut self, packet: &[u8]) {
+    pub fn give_packet(&mut self, packet: &[u8]) {
         self.give_frame(&wire::ip_frame(self.station().mac, GATEWAY, packet));
     }
 
-    pub(crate) fn give(&mut self, segment: &Segment) {
+    /// The station sends a segment to the gateway.
+    pub fn give(&mut self, segment: &Segment) {
         self.give_packet(&segment.packet());
     }
 
     /// What the station has received since this was asked last.
-    pub(crate) fn take(&mut self) -> Vec<Parsed> {
+    pub fn take(&mut self) -> Vec<Parsed> {
         self.take_timed().into_iter().map(|(_, parsed)| parsed).collect()
     }
 
-    pub(crate) fn take_timed(&mut self) -> Vec<(Instant, Parsed)> {
+    /// Likewise, and when.
+    pub fn take_timed(&mut self) -> Vec<(Instant, Parsed)> {
         self.inbox.drain(..).collect()
     }
 
     /// The TCP segments that the station has received since it took anything last; what else came is dropped.
-    pub(crate) fn take_segments(&mut self) -> Vec<Segment> {
+    pub fn take_segments(&mut self) -> Vec<Segment> {
         self.take()
             .into_iter()
             .filter_map(|parsed| if let Body::Tcp(segment) = parsed.body { Some(segment) } else { None })
@@ -250,7 +276,7 @@ impl World {
     }
 
     /// Likewise for ICMP, without neighbour discovery.
-    pub(crate) fn take_icmp(&mut self) -> Vec<Icmp> {
+    pub fn take_icmp(&mut self) -> Vec<Icmp> {
         let icmp = |parsed: Parsed| match parsed.body {
             Body::Icmp(icmp) if !matches!((icmp.source, icmp.kind), (IpAddr::V6(_), 133..=137)) => Some(icmp),
             _ => None,
@@ -261,7 +287,7 @@ impl World {
     // ---- Time ----
 
     /// Everything that follows without time passing.
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         let mut turns = 0;
         while self.turn() {
             turns += 1;
@@ -270,7 +296,7 @@ impl World {
     }
 
     /// Lets so much time pass.
-    pub(crate) fn pass(&mut self, time: Duration) {
+    pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         self.settle();
         while let Some(next) = self.next_deadline().filter(|next| *next <= end) {
@@ -283,12 +309,13 @@ impl World {
 
     /// Lets time pass until `done`, but at most 2 minutes.
     #[track_caller]
-    pub(crate) fn until(&mut self, done: impl FnMut(&mut Self) -> bool) {
+    pub fn until(&mut self, done: impl FnMut(&mut Self) -> bool) {
         self.until_within(Duration::from_secs(120), done);
     }
 
+    /// Lets time pass until `done`, but at most so long.
     #[track_caller]
-    pub(crate) fn until_within(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
+    pub fn until_within(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         let end = self.now + limit;
         loop {
             loop {
@@ -487,6 +514,6 @@ impl Drop for World {
 }
 
 /// An address and port, from text.
-pub(crate) fn at(text: &str) -> SocketAddr {
+pub fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }

@@ -3,10 +3,11 @@
 //! It is a TCP that we have not written, so that ours is held against somebody else's reading of the RFCs.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netstack::addr::MacAddr;
-use netstack::time::Instant;
+use crate::addr::MacAddr;
+use crate::time::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
@@ -14,15 +15,18 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpo
 
 /// The addresses of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Addresses {
-    pub(crate) mac: MacAddr,
-    pub(crate) v4: Ipv4Addr,
-    pub(crate) v6: Ipv6Addr,
+pub struct Addresses {
+    /// Of its card.
+    pub mac: MacAddr,
+    /// In 10.0.2.0/24.
+    pub v4: Ipv4Addr,
+    /// In fec0::/64.
+    pub v6: Ipv6Addr,
 }
 
 impl Addresses {
     /// Those of guest number `n`: 10.0.2.15 and fec0::15, and so on.
-    pub(crate) const fn of(n: u8) -> Self {
+    pub const fn of(n: u8) -> Self {
         Self {
             mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56 + n]),
             v4: Ipv4Addr::new(10, 0, 2, 15 + n),
@@ -31,7 +35,7 @@ impl Addresses {
     }
 
     /// The one of the family of `other`.
-    pub(crate) const fn like(&self, other: IpAddr) -> IpAddr {
+    pub const fn like(&self, other: IpAddr) -> IpAddr {
         match other {
             IpAddr::V4(_) => IpAddr::V4(self.v4),
             IpAddr::V6(_) => IpAddr::V6(self.v6),
@@ -41,7 +45,7 @@ impl Addresses {
 
 /// A TCP connection of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FlowId(usize);
+pub struct FlowId(usize);
 
 #[derive(Debug)]
 struct Flow {
@@ -56,9 +60,10 @@ struct Flow {
 
 /// The guest's end of a UDP conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct UdpId(usize);
+pub struct UdpId(usize);
 
-pub(crate) struct Guest {
+/// A guest.
+pub struct Guest {
     interface: Interface,
     device: Card,
     sockets: SocketSet<'static>,
@@ -66,11 +71,12 @@ pub(crate) struct Guest {
     udp: Vec<SocketHandle>,
     next_port: u16,
     /// The size of the buffers of connections made from now on, each way.
-    pub(crate) buffer: usize,
+    pub buffer: usize,
 }
 
 impl Guest {
-    pub(crate) fn new(n: u8, mtu: u16, seed: u64) -> Self {
+    /// Guest number `n`, on a link of this MTU.
+    pub fn new(n: u8, mtu: u16, seed: u64) -> Self {
         let addresses = Addresses::of(n);
         let mut device = Card { mtu, arrived: VecDeque::new(), sent: Vec::new() };
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(addresses.mac.0)));
@@ -88,7 +94,8 @@ impl Guest {
 
     // ---- Programs of the guest: TCP ----
 
-    pub(crate) fn connect(&mut self, remote: SocketAddr) -> FlowId {
+    /// Opens a connection.
+    pub fn connect(&mut self, remote: SocketAddr) -> FlowId {
         let mut socket = self.new_socket();
         let local = self.next_port;
         self.next_port += 1;
@@ -96,7 +103,8 @@ impl Guest {
         self.add_flow(socket)
     }
 
-    pub(crate) fn listen(&mut self, port: u16) -> FlowId {
+    /// Waits for one connection at a port.
+    pub fn listen(&mut self, port: u16) -> FlowId {
         let mut socket = self.new_socket();
         socket.listen(port).unwrap();
         self.add_flow(socket)
@@ -124,48 +132,53 @@ impl Guest {
         FlowId(self.flows.len() - 1)
     }
 
-    pub(crate) fn write(&mut self, flow: FlowId, data: &[u8]) {
+    /// Has the program write, as the buffers allow.
+    pub fn write(&mut self, flow: FlowId, data: &[u8]) {
         self.flows[flow.0].outgoing.extend(data);
     }
 
     /// Closes the guest's sending side once all is written.
-    pub(crate) fn finish(&mut self, flow: FlowId) {
+    pub fn finish(&mut self, flow: FlowId) {
         self.flows[flow.0].finished = true;
     }
 
-    pub(crate) fn reset(&mut self, flow: FlowId) {
+    /// Aborts the connection.
+    pub fn reset(&mut self, flow: FlowId) {
         self.sockets.get_mut::<tcp::Socket<'_>>(self.flows[flow.0].socket).abort();
     }
 
     /// Whether the guest's program reads what arrives, or lets it fill the buffer.
-    pub(crate) fn set_reads(&mut self, flow: FlowId, reads: bool) {
+    pub fn set_reads(&mut self, flow: FlowId, reads: bool) {
         self.flows[flow.0].reads = reads;
     }
 
-    pub(crate) fn received(&self, flow: FlowId) -> &[u8] {
+    /// All that the program has read.
+    pub fn received(&self, flow: FlowId) -> &[u8] {
         &self.flows[flow.0].received
     }
 
     /// Bytes that were written and have not been acknowledged.
-    pub(crate) fn unsent(&self, flow: FlowId) -> usize {
+    pub fn unsent(&self, flow: FlowId) -> usize {
         self.flows[flow.0].outgoing.len() + self.socket(flow).send_queue()
     }
 
     /// Whether the other side has closed its sending side, and all of it was read.
-    pub(crate) fn saw_end(&self, flow: FlowId) -> bool {
+    pub fn saw_end(&self, flow: FlowId) -> bool {
         self.flows[flow.0].saw_end
     }
 
-    pub(crate) fn state(&self, flow: FlowId) -> tcp::State {
+    /// The state of the connection.
+    pub fn state(&self, flow: FlowId) -> tcp::State {
         self.socket(flow).state()
     }
 
-    pub(crate) fn is_established(&self, flow: FlowId) -> bool {
+    /// Whether both directions are open.
+    pub fn is_established(&self, flow: FlowId) -> bool {
         self.state(flow) == tcp::State::Established
     }
 
     /// Whether the connection was reset or refused.
-    pub(crate) fn is_dead(&self, flow: FlowId) -> bool {
+    pub fn is_dead(&self, flow: FlowId) -> bool {
         self.state(flow) == tcp::State::Closed && !self.flows[flow.0].saw_end
     }
 
@@ -175,7 +188,8 @@ impl Guest {
 
     // ---- Programs of the guest: UDP ----
 
-    pub(crate) fn udp(&mut self, port: u16) -> UdpId {
+    /// Opens a UDP socket at a port.
+    pub fn udp(&mut self, port: u16) -> UdpId {
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 64], vec![0; 128 << 10]);
         let mut socket = udp::Socket::new(buffer(), buffer());
         socket.bind(port).unwrap();
@@ -183,12 +197,13 @@ impl Guest {
         UdpId(self.udp.len() - 1)
     }
 
-    pub(crate) fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) {
+    /// Sends a datagram.
+    pub fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) {
         self.sockets.get_mut::<udp::Socket<'_>>(self.udp[socket.0]).send_slice(data, endpoint(to)).unwrap();
     }
 
     /// The datagrams that have arrived since this was asked last.
-    pub(crate) fn receive(&mut self, socket: UdpId) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub fn receive(&mut self, socket: UdpId) -> Vec<(SocketAddr, Vec<u8>)> {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.udp[socket.0]);
         let mut all = Vec::new();
         while let Ok((data, meta)) = socket.recv() {
@@ -200,12 +215,12 @@ impl Guest {
     // ---- The card ----
 
     /// A frame arrives.
-    pub(crate) fn deliver(&mut self, frame: Vec<u8>) {
+    pub fn deliver(&mut self, frame: Vec<u8>) {
         self.device.arrived.push_back(frame);
     }
 
     /// Lets the guest work on what has arrived and what is due; returns what it sends.
-    pub(crate) fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
+    pub fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let now = smoltcp_time(now);
         loop {
             let mut changed =
@@ -220,7 +235,7 @@ impl Guest {
     }
 
     /// When the guest has something to do by itself.
-    pub(crate) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
+    pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let at = self.interface.poll_at(smoltcp_time(now), &self.sockets)?;
         Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)))
     }
@@ -258,6 +273,12 @@ impl Guest {
             changed = true;
         }
         changed
+    }
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest").field("flows", &self.flows).finish_non_exhaustive()
     }
 }
 
