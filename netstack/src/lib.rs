@@ -43,12 +43,17 @@
 //! # }
 //! ```
 
+#[macro_use]
+mod planted;
+
 pub mod addr;
 pub mod config;
 pub mod engine;
 pub mod frame;
 pub mod gateway;
 pub mod host;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod port;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -95,7 +95,16 @@ impl Guest {
         interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 2, 2)).unwrap();
         interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2)).unwrap();
         let sockets = SocketSet::new(Vec::new());
-        Self { interface, device, sockets, flows: Vec::new(), udp: Vec::new(), next_port: 49_152, segments: false, buffer: 256 << 10 }
+        Self {
+            interface,
+            device,
+            sockets,
+            flows: Vec::new(),
+            udp: Vec::new(),
+            next_port: 49_152,
+            segments: false,
+            buffer: 256 << 10,
+        }
     }
 
     // ---- Programs of the guest: TCP ----

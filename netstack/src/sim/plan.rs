@@ -323,18 +323,12 @@ impl Chance {
 
     fn link(&mut self) -> LinkPlan {
         let mut permille = |most: u64| if self.one_in(2) { self.up_to(most) as u32 } else { 0 };
-        LinkPlan { lost: permille(50), doubled: permille(100), late: permille(200), damaged: permille(30) }
+        LinkPlan { lost: permille(30), doubled: permille(100), late: permille(60), damaged: permille(20) }
     }
 
     fn limits(&mut self, flows: usize) -> LimitsPlan {
         let mut low = |most: u64| self.one_in(8).then(|| self.between(1, most) as usize);
-        LimitsPlan {
-            flows: low(flows as u64 + 1),
-            opening: low(3),
-            held: low(60_000),
-            mappings: low(2),
-            neighbours: low(4),
-        }
+        LimitsPlan { flows: low(flows as u64 + 1), opening: low(3), held: low(60_000), mappings: low(2), neighbours: low(4) }
     }
 
     /// A guest and whether IPv6 is possible on its link.
@@ -402,7 +396,8 @@ impl Chance {
             2..=4 => {
                 let by_guest = self.one_in(2);
                 let heard = self.up_to(if by_guest { flow.down } else { flow.up });
-                let points = [When::Opening, When::Open, When::Heard(heard), When::Heard(heard), When::GuestClosed, When::PeerClosed];
+                let points =
+                    [When::Opening, When::Open, When::Heard(heard), When::Heard(heard), When::GuestClosed, When::PeerClosed];
                 flow.reset = Some(Reset { by_guest, when: self.among(&points) });
             }
             _ => {}

@@ -35,8 +35,8 @@ const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7);
 /// Turns without time passing that nobody needs.
 const TOO_MANY_TURNS: u64 = 20_000;
 
-/// How long conversations may take after the last trouble: much longer than any time-out but that of idle connections.
-const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+/// How long no conversation may get on after the last trouble: much longer than any time-out but that of idle connections.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// How long it may take until nothing is left: as long as the longest time-out, and what it takes to ask a silent guest.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
@@ -141,16 +141,8 @@ impl<'a> Run<'a> {
         let link = plan.link;
         world.faults = Faults { lost: link.lost, doubled: link.doubled, late: link.late, damaged: link.damaged };
         world.watch = Some(Box::new(Watch::default()));
-        let mut run = Self {
-            plan,
-            world,
-            limits,
-            flows: Vec::new(),
-            datagrams: Vec::new(),
-            acts: Vec::new(),
-            spurious: false,
-            turns: 0,
-        };
+        let mut run =
+            Self { plan, world, limits, flows: Vec::new(), datagrams: Vec::new(), acts: Vec::new(), spurious: false, turns: 0 };
         run.prepare_flows();
         run.prepare_datagrams();
         run.prepare_acts();
@@ -170,8 +162,14 @@ impl<'a> Run<'a> {
     }
 
     fn until_complete(&mut self) {
-        let end = self.world.now + PATIENCE;
+        let heard = |flows: &[Conversation]| flows.iter().map(|flow| flow.heard_by_guest + flow.heard_by_peer).sum::<u64>();
+        let mut latest = heard(&self.flows);
+        let mut end = self.world.now + PATIENCE;
         while self.flows.iter().any(|flow| flow.is_due()) {
+            if heard(&self.flows) != latest {
+                latest = heard(&self.flows);
+                end = self.world.now + PATIENCE;
+            }
             if self.world.now >= end || !self.advance(end) {
                 let late = self.flows.iter().find(|flow| flow.is_due());
                 panic!("{} does not come to its end", late.map_or_else(String::new, |flow| flow.describe(&self.world)));
@@ -279,11 +277,7 @@ impl<'a> Run<'a> {
     fn refusals(&self) -> u64 {
         let counters = self.world.counters();
         let slept = if self.plan.leaps() { counters.tcp_expired } else { 0 };
-        counters.tcp_limit_flows
-            + counters.tcp_limit_opening
-            + counters.tcp_limit_host
-            + self.world.host.faults_met()
-            + slept
+        counters.tcp_limit_flows + counters.tcp_limit_opening + counters.tcp_limit_host + self.world.host.faults_met() + slept
     }
 
     fn connection(&mut self, flow: usize) -> Option<ConnectionId> {

@@ -117,7 +117,10 @@ impl Watch {
         if let Some(connection) = connection.map(|id| host.connection(id)).filter(|connection| connection.is_established()) {
             let data = flow.acknowledged_data();
             let safe = connection.taken() + stack.usage().tcp_held_bytes as u64;
-            assert!(data <= safe, "conversation {number}: {data} bytes are acknowledged, but only {safe} are in the socket or held");
+            assert!(
+                data <= safe,
+                "conversation {number}: {data} bytes are acknowledged, but only {safe} are in the socket or held"
+            );
         }
         flow.check_payload(number, &segment, meta);
     }
@@ -204,7 +207,10 @@ impl Flow {
             panic!("conversation {number}: the stack sends a wrong byte at {wrong}, in {len} bytes at {offset}");
         }
         let (end, edge) = (at + len as u32, self.edge_for_stack);
-        assert!(end <= edge + u32::from(len == 1), "conversation {number}: the stack sends {end}, beyond the window's end at {edge}");
+        assert!(
+            end <= edge + u32::from(len == 1),
+            "conversation {number}: the stack sends {end}, beyond the window's end at {edge}"
+        );
         let largest = meta.gso.map_or(len, |gso| usize::from(gso.size));
         let mss = self.guest_mss.map_or(536, usize::from);
         assert!(largest <= mss, "conversation {number}: a segment of {largest} bytes for a guest that takes {mss}");

@@ -382,7 +382,6 @@ impl World {
             self.move_to(next);
         }
     }
-
 }
 
 impl Drop for World {

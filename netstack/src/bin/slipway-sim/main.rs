@@ -1,5 +1,7 @@
 //! `slipway-sim`: runs simulations of many seeds, and makes those that fail small. `cargo xtask sim` builds and starts it.
 
+#[cfg(feature = "mutants")]
+mod mutants;
 mod search;
 mod tell;
 
@@ -7,6 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+#[cfg(feature = "mutants")]
+use netstack::mutants::Mutant;
 use netstack::sim::plan::Plan;
 
 /// Searches for seeds whose simulation goes wrong.
@@ -25,6 +29,14 @@ struct Options {
     /// Runs this plan, in JSON, instead of seeds, and shows its frames
     #[arg(long, conflicts_with_all = ["seeds", "from", "jobs"])]
     plan: Option<String>,
+    /// Plants a bug: in each seed, or in the plan
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME", value_parser = mutant_named)]
+    mutant: Option<Mutant>,
+    /// Plants each bug there is, and looks at which seed it is found
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutants: bool,
     /// How many of the last frames a plan shows
     #[arg(long, default_value_t = 200)]
     trace: usize,
@@ -44,6 +56,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
+    #[cfg(feature = "mutants")]
+    netstack::mutants::plant(options.mutant);
     if let Some(text) = &options.plan {
         let plan: Plan = serde_json::from_str(text).context("--plan is not the plan of a simulation as a failure prints it")?;
         return Ok(tell::replay(&plan, options.trace));
@@ -53,6 +67,35 @@ fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let outcome = search::seeds(options.from..options.from.saturating_add(options.seeds), jobs);
-    tell::outcome(&outcome)
+    let range = options.from..options.from.saturating_add(options.seeds);
+    search::silence_panics();
+    #[cfg(feature = "mutants")]
+    if options.mutants {
+        return Ok(mutants::all(&range, jobs));
+    }
+    #[cfg(feature = "mutants")]
+    let prepare = || netstack::mutants::plant(options.mutant);
+    #[cfg(not(feature = "mutants"))]
+    let prepare = || {};
+    tell::outcome(&search::seeds(range, jobs, prepare), &planted(options))
+}
+
+/// What a command that replays a run needs beside the plan.
+#[cfg(feature = "mutants")]
+fn planted(options: &Options) -> String {
+    options.mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.name()))
+}
+
+#[cfg(not(feature = "mutants"))]
+fn planted(_: &Options) -> String {
+    String::new()
+}
+
+#[cfg(feature = "mutants")]
+fn mutant_named(name: &str) -> Result<Mutant, String> {
+    let all = Mutant::ALL;
+    all.iter().copied().find(|mutant| mutant.name() == name).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|mutant| mutant.name()).collect();
+        format!("there is no such bug, but these: {}", names.join(", "))
+    })
 }

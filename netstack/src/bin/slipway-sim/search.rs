@@ -41,23 +41,18 @@ pub(crate) fn attempt(plan: &Plan) -> Result<Report, Failure> {
     catch(plan).map_err(|Failure(words)| Failure(PLACE.with_borrow(|place| format!("{words} ({place})"))))
 }
 
-/// Runs all seeds of a range, or until one fails.
-pub(crate) fn seeds(range: Range<u64>, jobs: usize) -> Outcome {
-    silence_panics();
+/// Runs all seeds of a range, or until one fails. Each thread begins with `prepare`.
+pub(crate) fn seeds(range: Range<u64>, jobs: usize, prepare: impl Fn() + Sync) -> Outcome {
     let started = Instant::now();
     let total = range.end - range.start;
     let next = AtomicU64::new(range.start);
     let stop = AtomicBool::new(false);
-    let outcome = Mutex::new(Outcome {
-        seeds: 0,
-        took: Duration::ZERO,
-        sum: Report::default(),
-        least: (u64::MAX, u64::MAX),
-        failure: None,
-    });
+    let outcome =
+        Mutex::new(Outcome { seeds: 0, took: Duration::ZERO, sum: Report::default(), least: (u64::MAX, u64::MAX), failure: None });
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
+                prepare();
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= range.end {

@@ -13,7 +13,7 @@ use crate::search::{Outcome, attempt};
 const SHRINKING: usize = 3000;
 
 /// Prints what a search has come to; a failure with the command that replays it.
-pub(crate) fn outcome(outcome: &Outcome) -> Result<ExitCode> {
+pub(crate) fn outcome(outcome: &Outcome, planted: &str) -> Result<ExitCode> {
     let Outcome { seeds, took, sum, least, failure } = outcome;
     let seconds = took.as_secs_f64();
     println!(
@@ -42,7 +42,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> Result<ExitCode> {
     if let Err(failure) = attempt(&plan) {
         println!("made smaller in {tried} runs, it still fails: {failure}");
     }
-    println!("to see it happen:\n\n    cargo xtask sim --plan '{}'\n", serde_json::to_string(&plan)?);
+    println!("to see it happen:\n\n    cargo xtask sim{planted} --plan '{}'\n", serde_json::to_string(&plan)?);
     Ok(ExitCode::FAILURE)
 }
 

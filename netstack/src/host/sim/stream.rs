@@ -423,7 +423,7 @@ impl Connection {
             }
         }
         while self.state == State::Established && (self.read_by_program() | self.write_by_program()) {}
-        let takes = self.take_at_most != Some(0);
+        let takes = self.take_at_most != Some(0) && self.free() > 0;
         if self.wants_writable && takes && self.state == State::Established && self.free() * 3 >= self.send_capacity {
             self.wants_writable = false;
             self.unposted.writable = true;

@@ -155,10 +155,10 @@ impl Conversation {
             guest_saw_end = guest.saw_end(flow);
             state = guest.state(flow);
             self.was_open |= !matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived);
-            guest_has_ended = state == State::Closed;
+            guest_has_ended = matches!(state, State::Closed | State::Listen);
         }
         let connection = self.connection.map(|id| world.host.connection(id));
-        let mut peer_has_ended = self.guest.is_some() && guest_has_ended;
+        let mut peer_has_ended = state == State::Closed;
         if let Some(connection) = connection {
             self.heard_by_peer = connection.received_len();
             let heard_all = self.heard_by_peer == self.plan.up && self.heard_by_guest == self.plan.down;
@@ -172,7 +172,9 @@ impl Conversation {
     }
 
     fn reset(&mut self, world: &mut World, state: State) -> bool {
-        let (Some(Reset { by_guest, when }), Some(flow), false) = (self.plan.reset, self.guest, self.reset_done) else { return false };
+        let (Some(Reset { by_guest, when }), Some(flow), false) = (self.plan.reset, self.guest, self.reset_done) else {
+            return false;
+        };
         let heard = if by_guest { self.heard_by_guest } else { self.heard_by_peer };
         let closed = matches!(state, State::FinWait1 | State::FinWait2 | State::Closing | State::TimeWait | State::LastAck);
         let due = match when {

@@ -170,8 +170,14 @@ impl World {
                 }
                 Body::Icmp(Icmp { kind: 135, source, payload, .. }) if payload.get(..16) == Some(&me.v6.octets()) => {
                     let payload = [&me.v6.octets()[..], &[2, 1], &me.mac.0].concat();
-                    let answer =
-                        Icmp { source: IpAddr::V6(me.v6), destination: *source, kind: 136, code: 0, rest: [0x60, 0, 0, 0], payload };
+                    let answer = Icmp {
+                        source: IpAddr::V6(me.v6),
+                        destination: *source,
+                        kind: 136,
+                        code: 0,
+                        rest: [0x60, 0, 0, 0],
+                        payload,
+                    };
                     let frame = wire::ip_frame(me.mac, parsed.source, &answer.packet());
                     self.input(PORT, &frame, FrameMeta::default());
                 }
