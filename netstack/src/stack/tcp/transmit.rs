@@ -73,7 +73,7 @@ impl Relay {
         }
         let Some(flow) = self.table.get_mut(id) else { return Turn::Done };
         if flow.todo.ack && matches!(flow.phase, Phase::SynReceived | Phase::Open | Phase::TimeWait) {
-            let header = flow.header(cx, flow.snd_nxt, TcpControl::None);
+            let header = flow.header(cx, flow.seq_without_payload(), TcpControl::None);
             if send_header(cx, shared, flow, &header) == Sent::Full {
                 return Turn::Blocked;
             }
@@ -313,6 +313,15 @@ impl Flow {
             window,
             options: None,
         }
+    }
+
+    /// The sequence number of a segment that only acknowledges. After going back to send again, the next one to be sent may be one that
+    /// the guest has already: it would throw the segment away, and its acknowledgement with it (RFC 9293 section 3.10.7.4). The same goes
+    /// for one beyond its window.
+    fn seq_without_payload(&self) -> Seq {
+        let edge = self.snd_una + self.snd_wnd;
+        let latest = if self.snd_max > edge { edge } else { self.snd_max };
+        latest.max(self.snd_nxt)
     }
 
     /// How many bytes the guest may be sent now. Small pieces of a large window are left until there is more room (RFC 9293 section
