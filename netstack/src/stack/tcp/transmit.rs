@@ -11,7 +11,7 @@ use super::open::UNKNOWN_STATION;
 use super::segment::Header;
 use super::seq::Seq;
 use crate::frame::{ChunkMut, MAX_FRAME};
-use crate::port::Sent;
+use crate::port::{PortId, Sent};
 use crate::stack::emit::{self, Path};
 use crate::stack::neighbour::Station;
 use crate::stack::{Context, Shared};
@@ -381,11 +381,29 @@ pub(super) fn send_refusal(cx: &mut Context<'_>, shared: &mut Shared, station: S
     send_control(cx, shared, station, key, &reset(key, Seq(0), Some(ack)));
 }
 
-/// Resets the guest's side of a flow. If the port is full, the guest's next segment will be answered by a reset.
-pub(super) fn send_abort(cx: &mut Context<'_>, shared: &mut Shared, flow: &Flow) {
-    if flow.station != UNKNOWN_STATION {
+/// A reset for the guest's side of a flow that is gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parting {
+    station: Station,
+    key: FlowKey,
+    seq: Seq,
+    ack: Option<Seq>,
+}
+
+impl Parting {
+    /// The reset of a flow whose guest knows of it.
+    pub(super) fn of(flow: &Flow) -> Option<Self> {
         let ack = (flow.phase != Phase::SynSent).then_some(flow.rcv_nxt);
-        send_control(cx, shared, flow.station, &flow.key, &reset(&flow.key, flow.snd_max, ack));
+        let knows = flow.phase != Phase::Connecting && flow.station != UNKNOWN_STATION;
+        knows.then_some(Self { station: flow.station, key: flow.key, seq: flow.snd_max, ack })
+    }
+
+    pub(super) const fn port(&self) -> PortId {
+        self.station.port
+    }
+
+    pub(super) fn send(&self, cx: &mut Context<'_>, shared: &mut Shared) -> Sent {
+        send_control(cx, shared, self.station, &self.key, &reset(&self.key, self.seq, self.ack))
     }
 }
 
