@@ -1,17 +1,20 @@
 //! The services at the virtual addresses, reduced to taking notes.
 
-use netstack::addr::MacAddr;
-use netstack::stack::{DhcpReply, DnsWayBack, Services};
-use netstack::time::Instant;
+use crate::addr::MacAddr;
+use crate::stack::{DhcpReply, DnsWayBack, Services};
+use crate::time::Instant;
 
 /// Keeps the questions, and answers DHCP as the test says.
 #[derive(Debug, Default)]
-pub(crate) struct TestServices {
-    pub(crate) dhcp: Vec<(MacAddr, Vec<u8>)>,
-    pub(crate) dhcp_reply: Option<DhcpReply>,
-    pub(crate) dns: Vec<(DnsWayBack, Vec<u8>)>,
+pub struct TestServices {
+    /// Messages to the DHCP server, and the cards that sent them.
+    pub dhcp: Vec<(MacAddr, Vec<u8>)>,
+    /// What each of them is answered.
+    pub dhcp_reply: Option<DhcpReply>,
+    /// Questions to the DNS server.
+    pub dns: Vec<(DnsWayBack, Vec<u8>)>,
     /// Whether there are too many questions in work for another one.
-    pub(crate) dns_is_busy: bool,
+    pub dns_is_busy: bool,
 }
 
 impl Services for TestServices {

@@ -2,42 +2,55 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use netstack::frame::{ChunkMut, FrameMeta, FrameMut, MAX_FRAME, Offloads};
-use netstack::port::{PortId, Sent};
-use netstack::switch::Link;
+use crate::frame::{ChunkMut, FrameMeta, FrameMut, MAX_FRAME, Offloads};
+use crate::port::{PortId, Sent};
+use crate::switch::Link;
 
 /// All ports of a simulation.
 #[derive(Debug)]
-pub(crate) struct TestLink {
-    pub(crate) cards: BTreeMap<PortId, Queue>,
+pub struct TestLink {
+    /// Their cards.
+    pub cards: BTreeMap<PortId, Queue>,
     buffer: Vec<u8>,
 }
 
 /// One port's queue of frames to the guest.
 #[derive(Debug)]
-pub(crate) struct Queue {
-    pub(crate) mtu: u16,
-    pub(crate) offloads: Offloads,
+pub struct Queue {
+    /// The largest IP packet that it takes, in bytes.
+    pub mtu: u16,
+    /// What it does for the stack.
+    pub offloads: Offloads,
     /// Frames that it holds before it is full.
-    pub(crate) capacity: usize,
+    pub capacity: usize,
     /// Whether the guest takes frames out at all.
-    pub(crate) stalled: bool,
-    pub(crate) frames: VecDeque<(Vec<u8>, FrameMeta)>,
+    pub stalled: bool,
+    /// What it holds.
+    pub frames: VecDeque<(Vec<u8>, FrameMeta)>,
     /// Frames that the stack has sent, and how many of them stood for several.
-    pub(crate) sent: u64,
-    pub(crate) super_frames: u64,
+    pub sent: u64,
+    /// How many of those frames stood for several.
+    pub super_frames: u64,
     /// Whether the stack has found it full, and was not told yet that it has room.
-    pub(crate) was_full: bool,
+    pub was_full: bool,
     /// How often the stack found it full.
-    pub(crate) refused: u64,
+    pub refused: u64,
+}
+
+impl Default for TestLink {
+    fn default() -> Self {
+        Self { cards: BTreeMap::new(), buffer: vec![0; MAX_FRAME] }
+    }
 }
 
 impl TestLink {
-    pub(crate) fn new() -> Self {
-        Self { cards: BTreeMap::new(), buffer: vec![0; MAX_FRAME] }
+    /// Without any port.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    pub(crate) fn add(&mut self, port: PortId, mtu: u16, offloads: Offloads) {
+    /// Adds a port, or replaces it by one that holds nothing.
+    pub fn add(&mut self, port: PortId, mtu: u16, offloads: Offloads) {
         let queue = Queue {
             mtu,
             offloads,

@@ -7,31 +7,33 @@ use super::world::World;
 
 /// The guest's end of a connection, at the port operated by hand.
 #[derive(Debug, Clone)]
-pub(crate) struct Hand {
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
+pub struct Hand {
+    /// The guest's end.
+    pub local: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
     /// The next sequence number to send.
-    pub(crate) seq: u32,
+    pub seq: u32,
     /// The next sequence number that is expected.
-    pub(crate) ack: u32,
+    pub ack: u32,
     /// The window field of what is sent.
-    pub(crate) window: u16,
+    pub window: u16,
     /// By how much the stack's windows are to be shifted.
-    pub(crate) scale: u8,
+    pub scale: u8,
 }
 
 /// MSS 1460, window scale 7, and a padding.
-pub(crate) const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0xb4, 1, 3, 3, 7];
+pub const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0xb4, 1, 3, 3, 7];
 
 impl Hand {
     /// Knows the addresses, and has sent nothing yet.
-    pub(crate) fn new(world: &World, port: u16, remote: SocketAddr) -> Self {
+    pub fn new(world: &World, port: u16, remote: SocketAddr) -> Self {
         let local = SocketAddr::new(world.station().like(remote.ip()), port);
         Self { local, remote, seq: 1000, ack: 0, window: 0xffff, scale: 0 }
     }
 
     /// Sends a SYN and looks no further.
-    pub(crate) fn syn(world: &mut World, port: u16, remote: SocketAddr) -> Self {
+    pub fn syn(world: &mut World, port: u16, remote: SocketAddr) -> Self {
         let mut hand = Self::new(world, port, remote);
         world.give(&Segment { options: SYN_OPTIONS.to_vec(), ack: 0, ..hand.segment(SYN) });
         hand.seq += 1;
@@ -40,7 +42,7 @@ impl Hand {
 
     /// Opens a connection that is answered at once.
     #[track_caller]
-    pub(crate) fn open(world: &mut World, port: u16, remote: SocketAddr) -> Self {
+    pub fn open(world: &mut World, port: u16, remote: SocketAddr) -> Self {
         let mut hand = Self::syn(world, port, remote);
         hand.complete(world);
         hand
@@ -48,7 +50,7 @@ impl Hand {
 
     /// Takes the SYN-ACK, and acknowledges it.
     #[track_caller]
-    pub(crate) fn complete(&mut self, world: &mut World) -> Segment {
+    pub fn complete(&mut self, world: &mut World) -> Segment {
         let segments = self.take(world);
         let [syn_ack] = &segments[..] else { panic!("one SYN-ACK, not {segments:?}") };
         assert!(syn_ack.is(SYN | ACK), "{syn_ack:?}");
@@ -61,7 +63,7 @@ impl Hand {
 
     /// Waits for the SYN of a connection to the guest at `port`, and answers it with a SYN-ACK.
     #[track_caller]
-    pub(crate) fn answer(world: &mut World, port: u16) -> Self {
+    pub fn answer(world: &mut World, port: u16) -> Self {
         let mut segments = world.take_segments();
         segments.retain(|segment| segment.is(SYN) && segment.destination.port() == port);
         let [syn] = &segments[..] else { panic!("one SYN, not {segments:?}") };
@@ -74,7 +76,7 @@ impl Hand {
     }
 
     /// A segment with these flags and nothing in it.
-    pub(crate) const fn segment(&self, flags: u8) -> Segment {
+    pub const fn segment(&self, flags: u8) -> Segment {
         Segment {
             source: self.local,
             destination: self.remote,
@@ -88,39 +90,41 @@ impl Hand {
     }
 
     /// A segment with data that has the sequence number `seq`.
-    pub(crate) fn data_at(&self, seq: u32, data: &[u8]) -> Segment {
+    pub fn data_at(&self, seq: u32, data: &[u8]) -> Segment {
         Segment { seq, payload: data.to_vec(), ..self.segment(ACK | PSH) }
     }
 
     /// Sends data, and counts on it to arrive.
-    pub(crate) fn send(&mut self, world: &mut World, data: &[u8]) {
+    pub fn send(&mut self, world: &mut World, data: &[u8]) {
         world.give(&self.data_at(self.seq, data));
         self.seq = self.seq.wrapping_add(u32::try_from(data.len()).unwrap());
     }
 
-    pub(crate) fn finish(&mut self, world: &mut World) {
+    /// Sends FIN, and counts on it to arrive.
+    pub fn finish(&mut self, world: &mut World) {
         world.give(&self.segment(FIN | ACK));
         self.seq = self.seq.wrapping_add(1);
     }
 
-    pub(crate) fn reset(&self, world: &mut World) {
+    /// Sends a reset with the next sequence number.
+    pub fn reset(&self, world: &mut World) {
         world.give(&self.segment(RST | ACK));
     }
 
     /// Acknowledges everything that was expected so far.
-    pub(crate) fn acknowledge(&self, world: &mut World) {
+    pub fn acknowledge(&self, world: &mut World) {
         world.give(&self.segment(ACK));
     }
 
     /// The segments of this connection that have arrived; what else came is dropped.
-    pub(crate) fn take(&self, world: &mut World) -> Vec<Segment> {
+    pub fn take(&self, world: &mut World) -> Vec<Segment> {
         let mine = |segment: &Segment| segment.source == self.remote && segment.destination == self.local;
         world.take_segments().into_iter().filter(mine).collect()
     }
 
     /// Takes what has arrived in order, acknowledges it, and returns the bytes and whether an end came.
     #[track_caller]
-    pub(crate) fn receive(&mut self, world: &mut World) -> (Vec<u8>, bool) {
+    pub fn receive(&mut self, world: &mut World) -> (Vec<u8>, bool) {
         let mut bytes = Vec::new();
         let mut end = false;
         loop {
@@ -142,8 +146,22 @@ impl Hand {
         }
     }
 
+    /// Takes what has arrived in order, and keeps silent about it. Returns the bytes and whether an end came.
+    pub fn receive_without_acknowledging(&mut self, world: &mut World) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        let mut end = false;
+        for segment in self.take(world) {
+            if segment.sequence_len() > 0 && segment.seq == self.ack {
+                self.ack = self.ack.wrapping_add(segment.sequence_len());
+                bytes.extend(&segment.payload);
+                end |= segment.has(FIN);
+            }
+        }
+        (bytes, end)
+    }
+
     /// The window that a segment of the stack offers, in bytes.
-    pub(crate) fn window_of(&self, segment: &Segment) -> u32 {
+    pub fn window_of(&self, segment: &Segment) -> u32 {
         u32::from(segment.window) << if segment.has(SYN) { 0 } else { self.scale }
     }
 }

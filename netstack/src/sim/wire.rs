@@ -5,54 +5,76 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use netstack::addr::MacAddr;
+use crate::addr::MacAddr;
 
-pub(crate) const FIN: u8 = 1;
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const PSH: u8 = 8;
-pub(crate) const ACK: u8 = 16;
-pub(crate) const URG: u8 = 32;
+/// The FIN flag.
+pub const FIN: u8 = 1;
+/// The SYN flag.
+pub const SYN: u8 = 2;
+/// The RST flag.
+pub const RST: u8 = 4;
+/// The PSH flag.
+pub const PSH: u8 = 8;
+/// The ACK flag.
+pub const ACK: u8 = 16;
+/// The URG flag.
+pub const URG: u8 = 32;
 
-pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
-pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
-pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// IPv4 in an Ethernet frame.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// ARP in an Ethernet frame.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// IPv6 in an Ethernet frame.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-pub(crate) const PROTOCOL_ICMP: u8 = 1;
-pub(crate) const PROTOCOL_TCP: u8 = 6;
-pub(crate) const PROTOCOL_UDP: u8 = 17;
-pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
+/// ICMP in an IPv4 packet.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// TCP in an IP packet.
+pub const PROTOCOL_TCP: u8 = 6;
+/// UDP in an IP packet.
+pub const PROTOCOL_UDP: u8 = 17;
+/// ICMPv6 in an IPv6 packet.
+pub const PROTOCOL_ICMPV6: u8 = 58;
 
 /// A TCP segment.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
-    pub(crate) flags: u8,
-    pub(crate) seq: u32,
-    pub(crate) ack: u32,
-    pub(crate) window: u16,
-    pub(crate) options: Vec<u8>,
-    pub(crate) payload: Vec<u8>,
+pub struct Segment {
+    /// Who has sent it.
+    pub source: SocketAddr,
+    /// Whom it is for.
+    pub destination: SocketAddr,
+    /// [`FIN`], [`SYN`] and so on.
+    pub flags: u8,
+    /// The sequence number of the first byte.
+    pub seq: u32,
+    /// The acknowledgement number, whether [`ACK`] is set or not.
+    pub ack: u32,
+    /// The window field, unscaled.
+    pub window: u16,
+    /// The options, padded to words.
+    pub options: Vec<u8>,
+    /// What follows the header.
+    pub payload: Vec<u8>,
 }
 
 impl Segment {
     /// Whether exactly these of SYN, FIN, RST and ACK are set.
-    pub(crate) const fn is(&self, flags: u8) -> bool {
+    pub const fn is(&self, flags: u8) -> bool {
         self.flags & (SYN | FIN | RST | ACK) == flags
     }
 
-    pub(crate) const fn has(&self, flag: u8) -> bool {
+    /// Whether these flags are set, and perhaps others.
+    pub const fn has(&self, flag: u8) -> bool {
         self.flags & flag == flag
     }
 
     /// Sequence numbers that it takes up.
-    pub(crate) fn sequence_len(&self) -> u32 {
+    pub fn sequence_len(&self) -> u32 {
         u32::try_from(self.payload.len()).unwrap() + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
     }
 
     /// The value of the option of this kind.
-    pub(crate) fn option(&self, kind: u8) -> Option<&[u8]> {
+    pub fn option(&self, kind: u8) -> Option<&[u8]> {
         let mut rest = &self.options[..];
         loop {
             match rest {
@@ -70,16 +92,18 @@ impl Segment {
         }
     }
 
-    pub(crate) fn mss(&self) -> Option<u16> {
+    /// The maximum segment size option.
+    pub fn mss(&self) -> Option<u16> {
         self.option(2).map(|value| u16::from_be_bytes(value.try_into().unwrap()))
     }
 
-    pub(crate) fn window_scale(&self) -> Option<u8> {
+    /// The window scale option.
+    pub fn window_scale(&self) -> Option<u8> {
         self.option(3).map(|value| value[0])
     }
 
     /// Header and payload, with the checksum.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         assert_eq!(self.options.len() % 4, 0, "options are padded to words");
         let mut bytes = Vec::new();
         bytes.extend(self.source.port().to_be_bytes());
@@ -96,7 +120,8 @@ impl Segment {
         bytes
     }
 
-    pub(crate) fn packet(&self) -> Vec<u8> {
+    /// The IP packet that carries it.
+    pub fn packet(&self) -> Vec<u8> {
         packet(self.source.ip(), self.destination.ip(), PROTOCOL_TCP, &self.bytes())
     }
 }
@@ -115,14 +140,18 @@ impl fmt::Debug for Segment {
 
 /// A UDP datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Datagram {
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
-    pub(crate) payload: Vec<u8>,
+pub struct Datagram {
+    /// Who has sent it.
+    pub source: SocketAddr,
+    /// Whom it is for.
+    pub destination: SocketAddr,
+    /// What follows the header.
+    pub payload: Vec<u8>,
 }
 
 impl Datagram {
-    pub(crate) fn packet(&self) -> Vec<u8> {
+    /// The IP packet that carries it.
+    pub fn packet(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(self.source.port().to_be_bytes());
         bytes.extend(self.destination.port().to_be_bytes());
@@ -136,17 +165,24 @@ impl Datagram {
 
 /// An ICMP message of either version, with the addresses of its packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Icmp {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) kind: u8,
-    pub(crate) code: u8,
-    pub(crate) rest: [u8; 4],
-    pub(crate) payload: Vec<u8>,
+pub struct Icmp {
+    /// The sender of the packet.
+    pub source: IpAddr,
+    /// The receiver of the packet.
+    pub destination: IpAddr,
+    /// The type.
+    pub kind: u8,
+    /// The code.
+    pub code: u8,
+    /// The second word of the header.
+    pub rest: [u8; 4],
+    /// What follows the header.
+    pub payload: Vec<u8>,
 }
 
 impl Icmp {
-    pub(crate) fn packet(&self) -> Vec<u8> {
+    /// The IP packet that carries it.
+    pub fn packet(&self) -> Vec<u8> {
         let mut bytes = vec![self.kind, self.code, 0, 0];
         bytes.extend(self.rest);
         bytes.extend(&self.payload);
@@ -167,16 +203,22 @@ impl Icmp {
 
 /// An ARP packet for IPv4 over Ethernet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Arp {
-    pub(crate) operation: u16,
-    pub(crate) sender_mac: MacAddr,
-    pub(crate) sender: Ipv4Addr,
-    pub(crate) target_mac: MacAddr,
-    pub(crate) target: Ipv4Addr,
+pub struct Arp {
+    /// 1 for a request, 2 for a reply.
+    pub operation: u16,
+    /// The card that the sender has.
+    pub sender_mac: MacAddr,
+    /// The address that the sender has.
+    pub sender: Ipv4Addr,
+    /// The card that is told or looked for.
+    pub target_mac: MacAddr,
+    /// The address that is told or looked for.
+    pub target: Ipv4Addr,
 }
 
 impl Arp {
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// The packet behind the Ethernet header.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0, 1, 8, 0, 6, 4];
         bytes.extend(self.operation.to_be_bytes());
         bytes.extend(self.sender_mac.0);
@@ -189,20 +231,28 @@ impl Arp {
 
 /// What a frame carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Body {
+pub enum Body {
+    /// ARP.
     Arp(Arp),
+    /// TCP in IP.
     Tcp(Segment),
+    /// UDP in IP.
     Udp(Datagram),
+    /// ICMP or ICMPv6 in IP.
     Icmp(Icmp),
 }
 
 /// A frame that the stack has sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Parsed {
-    pub(crate) source: MacAddr,
-    pub(crate) destination: MacAddr,
-    pub(crate) hop_limit: u8,
-    pub(crate) body: Body,
+pub struct Parsed {
+    /// The sending card.
+    pub source: MacAddr,
+    /// The receiving card, or a group.
+    pub destination: MacAddr,
+    /// IPv4's time to live or IPv6's hop limit; 0 without IP.
+    pub hop_limit: u8,
+    /// What it carries.
+    pub body: Body,
 }
 
 /// Reads a finished frame.
@@ -210,19 +260,74 @@ pub(crate) struct Parsed {
 /// # Panics
 ///
 /// When anything in it is wrong: our stack must never send such a frame.
-pub(crate) fn parse(frame: &[u8]) -> Parsed {
+pub fn parse(frame: &[u8]) -> Parsed {
+    let (source, destination) = stations(frame);
+    let body = &frame[14..];
+    let (hop_limit, body) = match ethertype(frame) {
+        ETHERTYPE_ARP => (0, Body::Arp(parse_arp(body))),
+        _ => {
+            let packet = read_packet(frame);
+            (packet.hop_limit, parse_transport(&packet))
+        }
+    };
+    Parsed { source, destination, hop_limit, body }
+}
+
+/// Reads a finished frame with all checks, and forgets it.
+///
+/// # Panics
+///
+/// Where [`parse`] does.
+pub fn check(frame: &[u8]) {
+    stations(frame);
+    if ethertype(frame) == ETHERTYPE_ARP {
+        parse_arp(&frame[14..]);
+    } else {
+        read_packet(frame);
+    }
+}
+
+/// The sender and the receiver.
+fn stations(frame: &[u8]) -> (MacAddr, MacAddr) {
     assert!(frame.len() >= 14, "a frame of {} bytes", frame.len());
     let mac = |at: usize| MacAddr(frame[at..at + 6].try_into().unwrap());
     let (destination, source) = (mac(0), mac(6));
     assert!(source.is_unicast(), "the sender {source} is no station");
-    let body = &frame[14..];
-    let (hop_limit, body) = match u16::from_be_bytes([frame[12], frame[13]]) {
-        ETHERTYPE_ARP => (0, Body::Arp(parse_arp(body))),
-        ETHERTYPE_IPV4 => parse_ipv4(body),
-        ETHERTYPE_IPV6 => parse_ipv6(body),
+    (source, destination)
+}
+
+fn ethertype(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[12], frame[13]])
+}
+
+/// An IP packet whose header and checksums are right.
+struct Packet<'a> {
+    hop_limit: u8,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    transport: &'a [u8],
+}
+
+fn read_packet(frame: &[u8]) -> Packet<'_> {
+    let bytes = &frame[14..];
+    let packet = match ethertype(frame) {
+        ETHERTYPE_IPV4 => read_ipv4(bytes),
+        ETHERTYPE_IPV6 => read_ipv6(bytes),
         other => panic!("a frame of type {other:04x}"),
     };
-    Parsed { source, destination, hop_limit, body }
+    let Packet { source, destination, protocol, transport, .. } = packet;
+    let sum = match (protocol, source) {
+        (PROTOCOL_ICMP, IpAddr::V4(_)) => checksum(transport),
+        (PROTOCOL_UDP, IpAddr::V4(_)) if transport[6..8] == [0, 0] => 0,
+        _ => transport_checksum(source, destination, protocol, transport),
+    };
+    assert_eq!(sum, 0, "the checksum of protocol {protocol} from {source} to {destination} is wrong");
+    if protocol == PROTOCOL_UDP {
+        let len = u16::from_be_bytes([transport[4], transport[5]]);
+        assert_eq!(usize::from(len), transport.len(), "the length of the datagram is wrong");
+    }
+    packet
 }
 
 fn parse_arp(bytes: &[u8]) -> Arp {
@@ -233,7 +338,7 @@ fn parse_arp(bytes: &[u8]) -> Arp {
     Arp { operation, sender_mac: mac(8), sender: ip(14), target_mac: mac(18), target: ip(24) }
 }
 
-fn parse_ipv4(bytes: &[u8]) -> (u8, Body) {
+fn read_ipv4(bytes: &[u8]) -> Packet<'_> {
     assert_eq!(bytes[0], 0x45, "an IPv4 header without options");
     let total = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
     assert!(total <= bytes.len(), "the packet says {total} bytes and has {}", bytes.len());
@@ -241,24 +346,19 @@ fn parse_ipv4(bytes: &[u8]) -> (u8, Body) {
     assert_eq!(checksum(&bytes[..20]), 0, "the checksum of the IPv4 header is wrong");
     assert_eq!(bytes[6] & 0x3f, 0, "a fragment");
     let ip = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
-    (bytes[8], parse_transport(ip(12), ip(16), bytes[9], &bytes[20..total]))
+    Packet { hop_limit: bytes[8], source: ip(12), destination: ip(16), protocol: bytes[9], transport: &bytes[20..total] }
 }
 
-fn parse_ipv6(bytes: &[u8]) -> (u8, Body) {
+fn read_ipv6(bytes: &[u8]) -> Packet<'_> {
     assert_eq!(bytes[0] >> 4, 6);
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
     assert_eq!(len, bytes.len() - 40, "the payload length is wrong");
     let ip = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
-    (bytes[7], parse_transport(ip(8), ip(24), bytes[6], &bytes[40..]))
+    Packet { hop_limit: bytes[7], source: ip(8), destination: ip(24), protocol: bytes[6], transport: &bytes[40..] }
 }
 
-fn parse_transport(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> Body {
-    let sum = match (protocol, source) {
-        (PROTOCOL_ICMP, IpAddr::V4(_)) => checksum(bytes),
-        (PROTOCOL_UDP, IpAddr::V4(_)) if bytes[6..8] == [0, 0] => 0,
-        _ => transport_checksum(source, destination, protocol, bytes),
-    };
-    assert_eq!(sum, 0, "the checksum of protocol {protocol} from {source} to {destination} is wrong");
+fn parse_transport(packet: &Packet<'_>) -> Body {
+    let Packet { source, destination, protocol, transport: bytes, .. } = *packet;
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     match protocol {
         PROTOCOL_TCP => {
@@ -276,7 +376,6 @@ fn parse_transport(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u
             })
         }
         PROTOCOL_UDP => {
-            assert_eq!(usize::from(port(4)), bytes.len(), "the length of the datagram is wrong");
             let (source, destination) = (SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2)));
             Body::Udp(Datagram { source, destination, payload: bytes[8..].to_vec() })
         }
@@ -293,7 +392,7 @@ fn parse_transport(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u
 }
 
 /// An IP packet.
-pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -319,12 +418,13 @@ pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload:
 }
 
 /// An Ethernet frame around an IP packet.
-pub(crate) fn ip_frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
+pub fn ip_frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
     let ethertype = if packet[0] >> 4 == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
     ethernet(source, destination, ethertype, packet)
 }
 
-pub(crate) fn ethernet(source: MacAddr, destination: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+/// An Ethernet frame.
+pub fn ethernet(source: MacAddr, destination: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(destination.0);
     bytes.extend(source.0);
@@ -334,7 +434,7 @@ pub(crate) fn ethernet(source: MacAddr, destination: MacAddr, ethertype: u16, pa
 }
 
 /// Fills in the transport checksum at `at`.
-pub(crate) fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &mut [u8], at: usize) {
+pub fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &mut [u8], at: usize) {
     bytes[at..at + 2].fill(0);
     let mut sum = transport_checksum(source, destination, protocol, bytes);
     if sum == 0 && protocol == PROTOCOL_UDP {
@@ -344,36 +444,44 @@ pub(crate) fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, by
 }
 
 /// The checksum over pseudo-header and transport; 0 when `bytes` hold a right one.
-pub(crate) fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
-    let mut all = pseudo_header(source, destination, protocol, bytes.len());
-    all.extend(bytes);
-    checksum(&all)
+pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
+    !fold_sum(sum(&pseudo_header(source, destination, protocol, bytes.len())) + sum(bytes))
 }
 
-pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for ip in [source, destination] {
+/// What a transport checksum covers beside the transport (RFC 9293 section 3.1, RFC 8200 section 8.1), padded by zeros.
+pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    for (ip, at) in [(source, 0), (destination, 16)] {
         match ip {
-            IpAddr::V4(ip) => bytes.extend(ip.octets()),
-            IpAddr::V6(ip) => bytes.extend(ip.octets()),
+            IpAddr::V4(ip) => bytes[at..at + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => bytes[at..at + 16].copy_from_slice(&ip.octets()),
         }
     }
-    bytes.extend(u32::try_from(len).unwrap().to_be_bytes());
-    bytes.extend([0, 0, 0, protocol]);
+    bytes[32..36].copy_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
+    bytes[39] = protocol;
     bytes
 }
 
 /// RFC 1071.
-pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+pub fn checksum(bytes: &[u8]) -> u16 {
     !fold(bytes)
 }
 
 /// The ones' complement sum, folded.
-pub(crate) fn fold(bytes: &[u8]) -> u16 {
-    let mut sum: u64 = 0;
-    for word in bytes.chunks(2) {
-        sum += u64::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
-    }
+pub fn fold(bytes: &[u8]) -> u16 {
+    fold_sum(sum(bytes))
+}
+
+/// The sum of all words of 32 bits, which are as good as those of 16 once it is folded.
+fn sum(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks_exact(4);
+    let mut rest = [0; 4];
+    rest[..words.remainder().len()].copy_from_slice(words.remainder());
+    words.map(|word| u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]))).sum::<u64>()
+        + u64::from(u32::from_be_bytes(rest))
+}
+
+fn fold_sum(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -381,7 +489,7 @@ pub(crate) fn fold(bytes: &[u8]) -> u16 {
 }
 
 /// One line about a frame, for people.
-pub(crate) fn summary(frame: &[u8]) -> String {
+pub fn summary(frame: &[u8]) -> String {
     let body = || -> Option<String> {
         let ip = frame.get(14..)?;
         let (source, destination, protocol, transport) = match frame.get(12..14)? {
@@ -400,7 +508,10 @@ pub(crate) fn summary(frame: &[u8]) -> String {
         let word = |at: usize| Some(u32::from_be_bytes(transport.get(at..at + 4)?.try_into().ok()?));
         Some(match protocol {
             PROTOCOL_TCP => {
+                // The frame may have been cut short, and its last segment padded.
                 let header = usize::from(transport.get(12)? >> 4) * 4;
+                let said = u16::from_be_bytes(ip.get(if source.is_ipv4() { 2..4 } else { 4..6 })?.try_into().ok()?);
+                let headers = header + if source.is_ipv4() { usize::from(ip.first()? & 15) * 4 } else { 0 };
                 let segment = Segment {
                     source: SocketAddr::new(source, half(0)?),
                     destination: SocketAddr::new(destination, half(2)?),
@@ -409,7 +520,7 @@ pub(crate) fn summary(frame: &[u8]) -> String {
                     ack: word(8)?,
                     window: half(14)?,
                     options: Vec::new(),
-                    payload: transport.get(header..)?.to_vec(),
+                    payload: vec![0; usize::from(said).saturating_sub(headers)],
                 };
                 format!("TCP {segment:?}")
             }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind};
+use crate::frame::{Checksum, FrameMeta, Gso, GsoKind};
 
 use super::wire::{PROTOCOL_TCP, PROTOCOL_UDP, checksum, fold, pseudo_header, set_checksum};
 
@@ -62,7 +62,7 @@ const fn checksum_offset(protocol: u8) -> usize {
 /// # Panics
 ///
 /// When the offload state contradicts the frame.
-pub(crate) fn transmit(mut frame: Vec<u8>, meta: FrameMeta, mtu: u16) -> Vec<Vec<u8>> {
+pub fn transmit(mut frame: Vec<u8>, meta: FrameMeta, mtu: u16) -> Vec<Vec<u8>> {
     if let Checksum::Partial { start, offset } = meta.checksum {
         let layout = layout(&frame).expect("a partial checksum in a frame without transport");
         assert_eq!(usize::from(start), layout.transport, "the checksum starts with the transport header");
@@ -119,7 +119,7 @@ fn cut(frame: &[u8], gso: Gso) -> Vec<Vec<u8>> {
 }
 
 /// Joins segments that follow each other into super-frames, as a guest with segmentation offload would have sent them.
-pub(crate) fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, FrameMeta)> {
+pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, FrameMeta)> {
     let mut joined: Vec<(Vec<u8>, FrameMeta)> = Vec::new();
     for frame in frames {
         let Some((last, meta)) = joined.last_mut() else {

@@ -3,10 +3,12 @@
 //! It is a TCP that we have not written, so that ours is held against somebody else's reading of the RFCs.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netstack::addr::MacAddr;
-use netstack::time::Instant;
+use crate::addr::MacAddr;
+use crate::host::sim::Talk;
+use crate::time::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
@@ -14,15 +16,18 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpo
 
 /// The addresses of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Addresses {
-    pub(crate) mac: MacAddr,
-    pub(crate) v4: Ipv4Addr,
-    pub(crate) v6: Ipv6Addr,
+pub struct Addresses {
+    /// Of its card.
+    pub mac: MacAddr,
+    /// In 10.0.2.0/24.
+    pub v4: Ipv4Addr,
+    /// In fec0::/64.
+    pub v6: Ipv6Addr,
 }
 
 impl Addresses {
     /// Those of guest number `n`: 10.0.2.15 and fec0::15, and so on.
-    pub(crate) const fn of(n: u8) -> Self {
+    pub const fn of(n: u8) -> Self {
         Self {
             mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56 + n]),
             v4: Ipv4Addr::new(10, 0, 2, 15 + n),
@@ -31,7 +36,7 @@ impl Addresses {
     }
 
     /// The one of the family of `other`.
-    pub(crate) const fn like(&self, other: IpAddr) -> IpAddr {
+    pub const fn like(&self, other: IpAddr) -> IpAddr {
         match other {
             IpAddr::V4(_) => IpAddr::V4(self.v4),
             IpAddr::V6(_) => IpAddr::V6(self.v6),
@@ -41,7 +46,7 @@ impl Addresses {
 
 /// A TCP connection of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FlowId(usize);
+pub struct FlowId(usize);
 
 #[derive(Debug)]
 struct Flow {
@@ -52,25 +57,32 @@ struct Flow {
     received: Vec<u8>,
     saw_end: bool,
     was_open: bool,
+    talk: Option<Talk>,
+    said: u64,
+    heard: u64,
 }
 
 /// The guest's end of a UDP conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct UdpId(usize);
+pub struct UdpId(usize);
 
-pub(crate) struct Guest {
+/// A guest.
+pub struct Guest {
     interface: Interface,
     device: Card,
     sockets: SocketSet<'static>,
     flows: Vec<Flow>,
     udp: Vec<SocketHandle>,
     next_port: u16,
+    /// Whether it sends super-frames.
+    pub segments: bool,
     /// The size of the buffers of connections made from now on, each way.
-    pub(crate) buffer: usize,
+    pub buffer: usize,
 }
 
 impl Guest {
-    pub(crate) fn new(n: u8, mtu: u16, seed: u64) -> Self {
+    /// Guest number `n`, on a link of this MTU.
+    pub fn new(n: u8, mtu: u16, seed: u64) -> Self {
         let addresses = Addresses::of(n);
         let mut device = Card { mtu, arrived: VecDeque::new(), sent: Vec::new() };
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(addresses.mac.0)));
@@ -83,12 +95,22 @@ impl Guest {
         interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 2, 2)).unwrap();
         interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2)).unwrap();
         let sockets = SocketSet::new(Vec::new());
-        Self { interface, device, sockets, flows: Vec::new(), udp: Vec::new(), next_port: 49_152, buffer: 256 << 10 }
+        Self {
+            interface,
+            device,
+            sockets,
+            flows: Vec::new(),
+            udp: Vec::new(),
+            next_port: 49_152,
+            segments: false,
+            buffer: 256 << 10,
+        }
     }
 
     // ---- Programs of the guest: TCP ----
 
-    pub(crate) fn connect(&mut self, remote: SocketAddr) -> FlowId {
+    /// Opens a connection.
+    pub fn connect(&mut self, remote: SocketAddr) -> FlowId {
         let mut socket = self.new_socket();
         let local = self.next_port;
         self.next_port += 1;
@@ -96,7 +118,8 @@ impl Guest {
         self.add_flow(socket)
     }
 
-    pub(crate) fn listen(&mut self, port: u16) -> FlowId {
+    /// Waits for one connection at a port.
+    pub fn listen(&mut self, port: u16) -> FlowId {
         let mut socket = self.new_socket();
         socket.listen(port).unwrap();
         self.add_flow(socket)
@@ -119,53 +142,81 @@ impl Guest {
             received: Vec::new(),
             saw_end: false,
             was_open: false,
+            talk: None,
+            said: 0,
+            heard: 0,
         };
         self.flows.push(flow);
         FlowId(self.flows.len() - 1)
     }
 
-    pub(crate) fn write(&mut self, flow: FlowId, data: &[u8]) {
+    /// Has the program write, as the buffers allow.
+    pub fn write(&mut self, flow: FlowId, data: &[u8]) {
         self.flows[flow.0].outgoing.extend(data);
     }
 
-    /// Closes the guest's sending side once all is written.
-    pub(crate) fn finish(&mut self, flow: FlowId) {
-        self.flows[flow.0].finished = true;
+    /// Has the program hold one side of a conversation. It panics when it hears anything else than it has to.
+    pub fn talk(&mut self, flow: FlowId, talk: Talk) {
+        self.flows[flow.0].talk = Some(talk);
     }
 
-    pub(crate) fn reset(&mut self, flow: FlowId) {
+    /// How many bytes of a [`Talk`] the program has heard.
+    pub fn heard(&self, flow: FlowId) -> u64 {
+        self.flows[flow.0].heard
+    }
+
+    /// How many bytes of a [`Talk`] the program has said.
+    pub fn said(&self, flow: FlowId) -> u64 {
+        self.flows[flow.0].said
+    }
+
+    /// Closes the guest's sending side once all is written.
+    pub fn finish(&mut self, flow: FlowId) {
+        let Flow { talk, said, finished, .. } = &mut self.flows[flow.0];
+        match talk {
+            // It has said what it had to say, and waits for nothing.
+            Some(talk) => *talk = Talk { len: *said, begins_after: 0, closes_last: false, ..*talk },
+            None => *finished = true,
+        }
+    }
+
+    /// Aborts the connection.
+    pub fn reset(&mut self, flow: FlowId) {
         self.sockets.get_mut::<tcp::Socket<'_>>(self.flows[flow.0].socket).abort();
     }
 
     /// Whether the guest's program reads what arrives, or lets it fill the buffer.
-    pub(crate) fn set_reads(&mut self, flow: FlowId, reads: bool) {
+    pub fn set_reads(&mut self, flow: FlowId, reads: bool) {
         self.flows[flow.0].reads = reads;
     }
 
-    pub(crate) fn received(&self, flow: FlowId) -> &[u8] {
+    /// All that the program has read.
+    pub fn received(&self, flow: FlowId) -> &[u8] {
         &self.flows[flow.0].received
     }
 
     /// Bytes that were written and have not been acknowledged.
-    pub(crate) fn unsent(&self, flow: FlowId) -> usize {
+    pub fn unsent(&self, flow: FlowId) -> usize {
         self.flows[flow.0].outgoing.len() + self.socket(flow).send_queue()
     }
 
     /// Whether the other side has closed its sending side, and all of it was read.
-    pub(crate) fn saw_end(&self, flow: FlowId) -> bool {
+    pub fn saw_end(&self, flow: FlowId) -> bool {
         self.flows[flow.0].saw_end
     }
 
-    pub(crate) fn state(&self, flow: FlowId) -> tcp::State {
+    /// The state of the connection.
+    pub fn state(&self, flow: FlowId) -> tcp::State {
         self.socket(flow).state()
     }
 
-    pub(crate) fn is_established(&self, flow: FlowId) -> bool {
+    /// Whether both directions are open.
+    pub fn is_established(&self, flow: FlowId) -> bool {
         self.state(flow) == tcp::State::Established
     }
 
     /// Whether the connection was reset or refused.
-    pub(crate) fn is_dead(&self, flow: FlowId) -> bool {
+    pub fn is_dead(&self, flow: FlowId) -> bool {
         self.state(flow) == tcp::State::Closed && !self.flows[flow.0].saw_end
     }
 
@@ -175,7 +226,8 @@ impl Guest {
 
     // ---- Programs of the guest: UDP ----
 
-    pub(crate) fn udp(&mut self, port: u16) -> UdpId {
+    /// Opens a UDP socket at a port.
+    pub fn udp(&mut self, port: u16) -> UdpId {
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 64], vec![0; 128 << 10]);
         let mut socket = udp::Socket::new(buffer(), buffer());
         socket.bind(port).unwrap();
@@ -183,12 +235,18 @@ impl Guest {
         UdpId(self.udp.len() - 1)
     }
 
-    pub(crate) fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) {
-        self.sockets.get_mut::<udp::Socket<'_>>(self.udp[socket.0]).send_slice(data, endpoint(to)).unwrap();
+    /// Sends a datagram.
+    pub fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) {
+        assert!(self.try_send_to(socket, to, data), "the guest's queue is full");
+    }
+
+    /// Sends a datagram, if there is room for it. Returns whether there was.
+    pub fn try_send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) -> bool {
+        self.sockets.get_mut::<udp::Socket<'_>>(self.udp[socket.0]).send_slice(data, endpoint(to)).is_ok()
     }
 
     /// The datagrams that have arrived since this was asked last.
-    pub(crate) fn receive(&mut self, socket: UdpId) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub fn receive(&mut self, socket: UdpId) -> Vec<(SocketAddr, Vec<u8>)> {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.udp[socket.0]);
         let mut all = Vec::new();
         while let Ok((data, meta)) = socket.recv() {
@@ -200,12 +258,12 @@ impl Guest {
     // ---- The card ----
 
     /// A frame arrives.
-    pub(crate) fn deliver(&mut self, frame: Vec<u8>) {
+    pub fn deliver(&mut self, frame: Vec<u8>) {
         self.device.arrived.push_back(frame);
     }
 
     /// Lets the guest work on what has arrived and what is due; returns what it sends.
-    pub(crate) fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
+    pub fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let now = smoltcp_time(now);
         loop {
             let mut changed =
@@ -220,7 +278,7 @@ impl Guest {
     }
 
     /// When the guest has something to do by itself.
-    pub(crate) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
+    pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let at = self.interface.poll_at(smoltcp_time(now), &self.sockets)?;
         Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)))
     }
@@ -230,6 +288,9 @@ impl Guest {
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(flow.socket);
         let mut changed = false;
         flow.was_open |= socket.may_send();
+        if let Some(talk) = flow.talk {
+            return flow.go_on(&talk, socket);
+        }
         if flow.reads && socket.can_recv() {
             while let Ok(len) = socket.recv(|data| {
                 (data.len(), {
@@ -258,6 +319,54 @@ impl Guest {
             changed = true;
         }
         changed
+    }
+}
+
+impl Flow {
+    /// Lets one side of a conversation go on. Returns whether anything happened.
+    fn go_on(&mut self, talk: &Talk, socket: &mut tcp::Socket<'static>) -> bool {
+        let mut changed = false;
+        while self.reads && socket.can_recv() {
+            let heard = socket.recv(|data| {
+                if let Some(wrong) = talk.hears.first_difference(self.heard, data) {
+                    panic!("the guest has received a wrong byte at {wrong} of its stream, from {:?}", talk.hears);
+                }
+                (data.len(), data.len())
+            });
+            self.heard += heard.unwrap_or(0) as u64;
+            changed = true;
+        }
+        if !self.saw_end && self.was_open && socket.recv(|_| (0, ())) == Err(tcp::RecvError::Finished) {
+            self.saw_end = true;
+            changed = true;
+        }
+        if self.finished || !socket.may_send() || !talk.has_begun(self.heard, self.saw_end) {
+            return changed;
+        }
+        while self.said < talk.len && socket.can_send() {
+            let most = usize::try_from(talk.len - self.said).unwrap_or(usize::MAX);
+            let said = socket.send(|room| {
+                let len = room.len().min(most);
+                talk.says.fill(self.said, &mut room[..len]);
+                (len, len)
+            });
+            self.said += said.unwrap_or(0) as u64;
+            changed = true;
+        }
+        // In LAST-ACK, smoltcp looks at no window any more: what is still to be sent would have to wait for a probe each time.
+        let sent = socket.state() != tcp::State::CloseWait || socket.send_queue() == 0;
+        if sent && talk.is_over(self.said, self.heard, self.saw_end) {
+            socket.close();
+            self.finished = true;
+            changed = true;
+        }
+        changed
+    }
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest").field("flows", &self.flows).finish_non_exhaustive()
     }
 }
 
