@@ -48,6 +48,9 @@ pub mod addr;
 pub mod config;
 pub mod engine;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod host;
 pub mod pcap;

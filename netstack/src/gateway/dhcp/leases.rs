@@ -405,7 +405,7 @@ fn is_host(net: Ipv4Net, address: Ipv4Addr) -> bool {
     net.contains(&address) && address != net.network() && address != net.broadcast()
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Leases {
     /// Panics unless the indices say what the records say.
     pub(super) fn check(&self) {
