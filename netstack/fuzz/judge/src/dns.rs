@@ -78,11 +78,11 @@ fn judge_answer(question: &[u8], tcp: bool, origin: Origin, answer: Option<&[u8]
     assert!(answer.len() <= longest, "{} bytes where {longest} are taken", answer.len());
     let read = Message::from_vec(answer).expect("an answer that can be read");
     if origin == Origin::Refusal {
-        assert!(read.answers.is_empty() && read.metadata.response_code.low() != 0, "a refusal that says something");
+        assert!(read.answers.is_empty() && u16::from(read.metadata.response_code) != 0, "a refusal that says something");
         return;
     }
     let asked = asked.expect("what is answered can be read");
-    assert_eq!(read.edns.is_some() && payload.is_none(), false, "EDNS for one who does not speak it");
+    assert!(read.edns.is_none() || payload.is_some(), "EDNS for one who does not speak it");
     if let (Some(asked), Some(told)) = (asked.queries.first(), read.queries.first()) {
         assert_eq!(asked, told, "the question comes back");
         assert_eq!(asked.name().to_ascii(), told.name().to_ascii(), "and is spelt as it was");

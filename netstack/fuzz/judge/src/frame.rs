@@ -153,7 +153,7 @@ fn judge_switch(frame: &[u8], meta: FrameMeta, cards: u8) {
 }
 
 fn halves(offloads: Offloads, mtu: u16) -> Halves {
-    Halves { ingress: Box::new(Silent), egress: Box::new(Card { offloads, mtu, room: vec![0; MAX_FRAME + 4] }) }
+    Halves { ingress: Box::new(Silent), egress: Box::new(Card { offloads, mtu, room: Vec::new() }) }
 }
 
 /// A guest that sends nothing.
@@ -188,10 +188,11 @@ impl Egress for Card {
     }
 
     fn send(&mut self, capacity: usize, fill: &mut dyn FnMut(&mut FrameMut<'_, '_>) -> Option<(usize, FrameMeta)>) -> Sent {
-        if capacity > self.room.len() {
+        if capacity > MAX_FRAME + 4 {
             return Sent::Declined;
         }
         let mut room = mem::take(&mut self.room);
+        room.resize(capacity, 0);
         let mut chunks = [ChunkMut::from(&mut room[..capacity])];
         let filled = fill(&mut FrameMut::new(&mut chunks));
         self.room = room;
