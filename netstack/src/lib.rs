@@ -55,6 +55,7 @@ pub mod gateway;
 pub mod host;
 pub mod pcap;
 pub mod port;
+pub mod replay;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stack;

@@ -24,7 +24,7 @@ use crate::{cargo, target_directory, workspace};
 const CARGO_FUZZ: &str = "~0.13";
 
 /// Every target, in the order in which they are run.
-const TARGETS: [&str; 6] = ["engine", "frame", "dhcp", "dns", "config", "stream_framing"];
+const TARGETS: [&str; 7] = ["engine", "frame", "dhcp", "dns", "config", "capture_file", "stream_framing"];
 
 /// The longest input that is made up, in bytes.
 const LONGEST_INPUT: usize = 8192;

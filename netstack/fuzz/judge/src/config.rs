@@ -1,4 +1,4 @@
-//! The texts that users write: options of QEMU's user network, forwards, addresses.
+//! The texts that users write: options of QEMU's user network, forwards, addresses, and the notes in captures.
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;
@@ -7,6 +7,7 @@ use std::str::FromStr;
 use netstack::addr::MacAddr;
 use netstack::config::{Config, HostForward, qemu};
 use netstack::gateway::dhcp::DhcpServer;
+use netstack::pcap::note::{Note, PortNote, SectionNote};
 use netstack::port::stream::StreamAddress;
 use netstack::stack::Stack;
 use netstack::time::Instant;
@@ -21,6 +22,9 @@ pub fn judge(input: &[u8]) {
         b'f' => judge_round_trip::<HostForward>(text),
         b's' => judge_round_trip::<StreamAddress>(text),
         b'm' => judge_round_trip::<MacAddr>(text),
+        b'1' => judge_note::<SectionNote>(text),
+        b'2' => judge_note::<PortNote>(text),
+        b'3' => judge_note::<Note>(text),
         _ => judge_options(text),
     }
 }
@@ -32,6 +36,18 @@ fn judge_round_trip<T: FromStr<Err: Display> + Display + PartialEq + std::fmt::D
             let written = value.to_string();
             let again = written.parse::<T>().unwrap_or_else(|error| panic!("{text:?} was read, {written:?} is not: {error}"));
             assert_eq!(again, value, "{text:?} is written {written:?}");
+        }
+        Err(error) => judge_message(&error),
+    }
+}
+
+/// What a note says is what it says when it is written again. A line's end in it is not, so it is not the same note.
+fn judge_note<T: FromStr<Err: Display> + Display>(text: &str) {
+    match text.parse::<T>() {
+        Ok(note) => {
+            let written = note.to_string();
+            let again = written.parse::<T>().unwrap_or_else(|error| panic!("{text:?} was read, {written:?} is not: {error}"));
+            assert_eq!(again.to_string(), written, "of {text:?}");
         }
         Err(error) => judge_message(&error),
     }
@@ -119,6 +135,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "stcp:[::1]:5555",
         "stcp:127.0.0.1:0",
         "m52:54:00:12:34:56",
+        "1slipway: epoch=1790000000000000000 mtu=1500 user=net=10.0.2.0/24,tftp=/a b",
+        "2slipway: port=3 offloads=csum,tso4,uso mtu=9000",
+        "3slipway: flow=17 drop=malformed gso=tcp4:1460 checksum=partial:34:16 cut=96",
         "m52-54-0-12-34-5f",
     ]
     .map(|text| text.as_bytes().to_vec())

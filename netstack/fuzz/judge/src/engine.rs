@@ -19,6 +19,7 @@ mod verdict;
 use netstack::frame::{FrameMeta, Offloads};
 use netstack::port::PortId;
 use netstack::stack::Stack;
+use netstack::time::{Duration, Instant};
 
 use crate::script::{Draft, Script};
 use scene::Scene;
@@ -48,6 +49,20 @@ pub(crate) fn play_frame(network: &[u8], frame: &[u8], meta: FrameMeta) {
     scene.input(PortId(0), frame, meta);
     scene.settle();
     scene.judge();
+}
+
+/// Plays frames, each at its time, for the `capture_file` target.
+pub(crate) fn play_frames<'a>(frames: impl IntoIterator<Item = (Duration, &'a [u8], FrameMeta)>) {
+    let mut scene = Scene::new(&mut Script::new(&[]));
+    scene.spoil();
+    for (time, frame, meta) in frames {
+        let now = scene.now.since(Instant::ZERO);
+        scene.pass(time.saturating_sub(now));
+        scene.input(PortId(0), frame, meta);
+        scene.settle();
+        scene.judge();
+    }
+    scene.end(0);
 }
 
 /// Lets a stack make itself known to a guest on a link of this MTU.
