@@ -148,7 +148,7 @@ fn seed(steps: &mut Steps) -> Result<bool> {
         fs::remove_dir_all(&seeds).with_context(|| format!("cannot remove {}", seeds.display()))?;
     }
     let mut command = cargo();
-    command.args(["run", "--quiet", "--locked", "--package", "netstack-judge", "--"]).arg(&seeds);
+    command.args(["run", "--quiet", "--locked", "--package", "netstack-judge", "--"]).arg(&seeds).arg(workspace().join("pcap-fixtures"));
     steps.run("seeds", &mut command)
 }
 

@@ -24,6 +24,7 @@ pub mod dhcp;
 pub mod dns;
 pub mod engine;
 pub mod frame;
+pub mod recordings;
 pub mod script;
 pub mod seeds;
 pub mod stream_framing;

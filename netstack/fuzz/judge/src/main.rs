@@ -1,25 +1,32 @@
-//! `netstack-judge DIRECTORY`: writes the seeds of every fuzz target into `DIRECTORY/TARGET/`.
+//! `netstack-judge DIRECTORY RECORDINGS`: writes the seeds of every fuzz target into `DIRECTORY/TARGET/`, also those that are found in the
+//! capture files below `RECORDINGS`.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use netstack_judge::{TARGETS, seeds};
+use netstack_judge::{TARGETS, recordings, seeds};
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(directory), None) = (arguments.next().map(PathBuf::from), arguments.next()) else {
-        eprintln!("usage: netstack-judge DIRECTORY");
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [directory, recorded] = &arguments[..] else {
+        eprintln!("usage: netstack-judge DIRECTORY RECORDINGS");
         return ExitCode::from(2);
     };
-    for target in &TARGETS {
-        let into = directory.join(target.name);
-        match seeds::write(target, &into) {
-            Ok(count) => println!("{count} seeds in {}", into.display()),
-            Err(error) => {
-                eprintln!("cannot write seeds to {}: {error}", into.display());
-                return ExitCode::FAILURE;
-            }
+    match write(directory, recorded) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot make seeds in {} of {}: {error}", directory.display(), recorded.display());
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
+}
+
+fn write(directory: &Path, recorded: &Path) -> io::Result<()> {
+    let recorded = recordings::seeds(recorded)?;
+    for target in &TARGETS {
+        let count = seeds::write(target, &recorded, &directory.join(target.name))?;
+        println!("{count:>6} seeds for {}", target.name);
+    }
+    Ok(())
 }

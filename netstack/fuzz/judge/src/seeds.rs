@@ -4,18 +4,26 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::recordings::Found;
 use crate::Target;
 
-/// Writes the seeds of a target into a directory, which is made if it is not there; returns how many there are.
+/// Writes the seeds of a target into a directory, which is made if it is not there: its own, and those that recordings have for it.
+/// Returns how many there are.
 ///
 /// # Errors
 ///
 /// What the file system says.
-pub fn write(target: &Target, directory: &Path) -> io::Result<usize> {
+pub fn write(target: &Target, recorded: &Found, directory: &Path) -> io::Result<usize> {
     fs::create_dir_all(directory)?;
-    let seeds = (target.seeds)();
-    for (number, seed) in seeds.iter().enumerate() {
+    let own = (target.seeds)();
+    for (number, seed) in own.iter().enumerate() {
         fs::write(directory.join(format!("seed-{number:03}")), seed)?;
     }
-    Ok(seeds.len())
+    let recorded = recorded.get(target.name).into_iter().flatten();
+    let mut count = own.len();
+    for (number, seed) in recorded.enumerate() {
+        fs::write(directory.join(format!("recorded-{number:04}")), seed)?;
+        count += 1;
+    }
+    Ok(count)
 }

@@ -21,7 +21,8 @@ fn every_seed_is_judged_well() {
 fn inputs_cut_short_are_judged_well() {
     for target in TARGETS {
         for seed in (target.seeds)() {
-            for len in 0..seed.len().min(24) {
+            for len in [0, 1, 2, 5, 13, 24] {
+                let len = seed.len().min(len);
                 (target.judge)(&seed[..len]);
             }
         }

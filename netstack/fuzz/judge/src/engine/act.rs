@@ -190,11 +190,14 @@ fn segment(scene: &mut Scene, script: &mut Script<'_>) {
     give(scene, guest, &segment);
 }
 
-/// Data in order, and as many segments of it as are asked for.
+/// Data in order, and as many segments of it as are asked for; or once more from where the other end has acknowledged it.
 fn send(scene: &mut Scene, script: &mut Script<'_>) {
     let Some(at) = hand(scene, script) else { return };
-    let (len, count) = (script.choose(&LENGTHS).min(1400), script.byte() % 16);
-    for _ in 0..=count {
+    let (len, count) = (script.choose(&LENGTHS).min(1400), script.byte());
+    if count & 0x80 != 0 {
+        scene.hands[at].go_back();
+    }
+    for _ in 0..=count % 16 {
         let hand = &mut scene.hands[at];
         let segment = hand.segment(ACK, 0, 0, 0xffff, len);
         hand.advance(&segment);
@@ -499,7 +502,8 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
             // An upload to a slow reader, out of order, with a super-segment.
             let upload = established(scene(flags, sizes, cards, 1), ip, 8).bytes(&[SEND, 0, 4, 15, TIME, 2]);
             let late = upload.bytes(&[SEGMENT, 0, ACK, 200, 0, 0xff, 0xff, 4]).bytes(&[SUPER_SEGMENT, 0, 0x40, 0x9c, 0xb4, 5, 0]);
-            seeds.push(late.bytes(&[TIME, 4]).bytes(&fin).bytes(&[TIME, 5]).finish());
+            let again = (0..4).fold(late, |draft, _| draft.bytes(&[TIME, 3, SEND, 0, 4, 0x81, SEND, 0, 4, 0]));
+            seeds.push(again.bytes(&[TIME, 4]).bytes(&fin).bytes(&[TIME, 5]).finish());
             // Refused, silent, unreachable, closing and resetting peers.
             let peers = [3, 4, 5, 6, 7, 9, 10, 11].iter().fold(scene(flags, sizes, cards, 0), |draft, port| {
                 established(draft, ip, *port).bytes(&[SEND, 0, 3, 0]).bytes(&[TIME, 4])

@@ -21,6 +21,8 @@ pub(super) struct Hand {
     pub(super) irs: Option<u32>,
     /// The next sequence number that is expected.
     pub(super) ack: u32,
+    /// The last number that was acknowledged to it.
+    acknowledged: u32,
     /// The highest number that was sent, counted from `isn`.
     highest: u32,
     /// The connection on the host's side.
@@ -41,6 +43,7 @@ impl Hand {
             seq: isn,
             irs: None,
             ack: 0,
+            acknowledged: isn,
             highest: 0,
             connection: None,
             looked_at: 0,
@@ -87,6 +90,11 @@ impl Hand {
         self.seq = segment.seq.wrapping_add(segment.sequence_len());
     }
 
+    /// Goes back to what was not acknowledged, as after a time-out.
+    pub(super) const fn go_back(&mut self) {
+        self.seq = self.acknowledged;
+    }
+
     /// Looks at a segment of the stack, which is one of this connection.
     pub(super) fn observe(&mut self, segment: &Segment) {
         if segment.has(SYN) && self.irs.is_none() {
@@ -98,6 +106,7 @@ impl Hand {
             return;
         }
         if segment.has(ACK) && !self.spoilt {
+            self.acknowledged = segment.ack;
             let acknowledged = segment.ack.wrapping_sub(self.isn);
             assert!(acknowledged <= self.highest, "{acknowledged} numbers are acknowledged and {} were sent: {self:?}", self.highest);
         }

@@ -170,7 +170,7 @@ impl Scene {
         let servers = [
             Server::new(Program::Echo),
             Server::new(Program::Sink),
-            Server::new(Program::Source(200_000)),
+            Server::new(Program::Source(100_000)),
             Server::refusing(),
             Server::silent(),
             Server::failing(113),
