@@ -152,7 +152,7 @@ fn judge_names(script: &mut Script<'_>) {
         }
         for who in (0..8).map(address) {
             let Some((label, holders)) = held(&names, who) else { continue };
-            assert!(matches!(label.len(), 1..=63) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
+            assert!(matches!(label.len(), 1..=63) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
             let of_a_family = holders.iter().filter(|holder| holder.is_ipv4() == who.is_ipv4()).count();
             assert_eq!(of_a_family, 1, "{label:?} leads to several guests: {holders:?}");
         }

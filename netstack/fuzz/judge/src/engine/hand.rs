@@ -61,6 +61,8 @@ impl Hand {
 
     /// A segment with `len` bytes of the stream, whose number is `by` past the next.
     pub(super) fn segment(&mut self, flags: u8, by: u32, ack_by: u32, window: u16, len: usize) -> Segment {
+        // With a SYN, any number begins a stream, and then it is another one.
+        self.spoilt |= flags & SYN != 0 && by != 0;
         let seq = if flags & SYN != 0 { self.isn } else { self.seq }.wrapping_add(by);
         let first = seq.wrapping_add(u32::from(flags & SYN != 0)).wrapping_sub(self.isn).wrapping_sub(1);
         let mut payload = vec![0; len];
