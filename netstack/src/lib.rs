@@ -45,6 +45,9 @@
 //! # }
 //! ```
 
+#[macro_use]
+mod planted;
+
 pub mod addr;
 pub mod capture;
 pub mod config;
@@ -55,6 +58,8 @@ pub mod frame;
 pub mod fuzzing;
 pub mod gateway;
 pub mod host;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod pcap;
 pub mod port;
 pub mod replay;

@@ -233,6 +233,16 @@ impl Relay {
         self.table.len()
     }
 
+    /// Connections that are not open yet.
+    pub(crate) const fn opening(&self) -> usize {
+        self.opening
+    }
+
+    /// Bytes held in all connections together.
+    pub(crate) const fn held_bytes(&self) -> usize {
+        self.held
+    }
+
     /// All connections.
     pub(crate) fn flows(&self) -> impl Iterator<Item = FlowInfo> {
         self.table.iter().map(|(_, flow)| FlowInfo { guest: flow.key.guest, remote: flow.key.remote, state: flow.state_name() })

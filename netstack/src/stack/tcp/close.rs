@@ -39,6 +39,9 @@ impl Relay {
         if matches!(flow.phase, Phase::Connecting | Phase::SynReceived | Phase::SynSent) {
             self.opening -= 1;
         }
+        if planted!(LeakSocket) && flow.phase == Phase::Connecting {
+            return;
+        }
         if let Some(socket) = flow.socket {
             match ending {
                 Ending::Close => cx.host.close(socket),
@@ -149,6 +152,7 @@ impl Relay {
             return self.schedule_expiry(shared, id);
         }
         match phase {
+            Phase::TimeWait if planted!(LeakFlow) => {}
             Phase::TimeWait => self.drop_flow(cx, id, Ending::Close),
             Phase::Connecting => {
                 shared.counters.tcp_connect_failed += 1;

@@ -256,7 +256,7 @@ impl Flow {
         let want = want.min(if super_frames { largest_super_frame(&path, mss) } else { mss });
         let headers = path.header_len() + TCP_HEADER_LEN;
         // What was acknowledged has been discarded at the beginning of this turn.
-        let offset = seq.ahead_of(self.snd_una) as usize;
+        let offset = seq.ahead_of(self.snd_una) as usize + usize::from(planted!(WrongOffset) && seq < self.snd_max);
         let header = self.header(cx, seq, TcpControl::Psh);
 
         let mut peeked = Peeked::Nothing;
@@ -308,7 +308,7 @@ impl Flow {
             source_port: self.key.remote.port(),
             destination_port: self.key.guest.port(),
             seq,
-            ack: Some(self.rcv_nxt),
+            ack: Some(self.rcv_nxt + u32::from(planted!(AckTooFar) && self.held.is_some())),
             control,
             window,
             options: None,
