@@ -5,6 +5,8 @@ use netstack::pcap::note::{Note, NotedChecksum, PortNote, SectionNote};
 use netstack::pcap::read::{Packet, Recording, read};
 use netstack::pcap::write::{Direction, Record, Writer};
 use netstack::port::PortId;
+use netstack::replay::sidecar::Sidecar;
+use netstack::replay::{Options, replay};
 use netstack::time::Duration;
 
 use crate::engine::{frames_seed, play_frames};
@@ -12,6 +14,9 @@ use crate::frame::seeds as frame_seeds;
 
 /// Frames of a file that are played, at most.
 const PLAYED: usize = 100;
+
+/// The longest recording that is replayed, in packets.
+const REPLAYED: usize = 40;
 
 /// A file.
 pub fn judge(input: &[u8]) {
@@ -26,6 +31,9 @@ pub fn judge(input: &[u8]) {
     judge_beginnings(&recording, input);
     judge_writing(&recording);
     play(&recording);
+    if recording.packets.len() <= REPLAYED {
+        judge_replay(input);
+    }
 }
 
 /// What was read is in the file, in its order.
@@ -84,6 +92,16 @@ fn judge_writing(recording: &Recording<'_>) {
     assert_eq!(again.packets.len(), recording.packets.len());
     for (old, new) in recording.packets.iter().zip(&again.packets) {
         assert_eq!((old.stamp, &old.data), (new.stamp, &new.data), "packet {}", old.number);
+    }
+}
+
+/// A replay comes to the same each time, or it is told why there can be none.
+fn judge_replay(input: &[u8]) {
+    let replayed = || replay(input, Sidecar::default(), &Options::default());
+    match (replayed(), replayed()) {
+        (Ok(first), Ok(second)) => assert_eq!(first, second, "the same recording, another outcome"),
+        (Err(first), Err(second)) => assert_eq!(first.to_string(), second.to_string()),
+        (first, second) => panic!("{first:?} and then {second:?}"),
     }
 }
 

@@ -1,10 +1,11 @@
-//! The texts that users write: options of QEMU's user network, forwards, addresses, and the notes in captures.
+//! The texts that users write: options of QEMU's user network, forwards, addresses, filters of captures, and the notes in them.
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use netstack::addr::MacAddr;
+use netstack::capture::Filter;
 use netstack::config::{Config, HostForward, qemu};
 use netstack::gateway::dhcp::DhcpServer;
 use netstack::pcap::note::{Note, PortNote, SectionNote};
@@ -22,6 +23,7 @@ pub fn judge(input: &[u8]) {
         b'f' => judge_round_trip::<HostForward>(text),
         b's' => judge_round_trip::<StreamAddress>(text),
         b'm' => judge_round_trip::<MacAddr>(text),
+        b'c' => judge_round_trip::<Filter>(text),
         b'1' => judge_note::<SectionNote>(text),
         b'2' => judge_note::<PortNote>(text),
         b'3' => judge_note::<Note>(text),
@@ -135,6 +137,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "stcp:[::1]:5555",
         "stcp:127.0.0.1:0",
         "m52:54:00:12:34:56",
+        "chost 10.0.2.15 and not (port 53 or arp)",
+        "ctcp portrange 8000-8080 or drops || !ip6 && src net 10.0.2.0/24 and dst host fec0::15",
         "1slipway: epoch=1790000000000000000 mtu=1500 user=net=10.0.2.0/24,tftp=/a b",
         "2slipway: port=3 offloads=csum,tso4,uso mtu=9000",
         "3slipway: flow=17 drop=malformed gso=tcp4:1460 checksum=partial:34:16 cut=96",
