@@ -76,7 +76,9 @@ pub(crate) fn run(fuzz: &Fuzz) -> Result<ExitCode> {
 /// The smoke run of all targets, as a step of a longer errand.
 pub(crate) fn smoke(steps: &mut Steps) -> Result<()> {
     if !has_nightly() {
-        eprintln!("!!! SKIPPED: the smoke run of the fuzz targets. It needs a nightly compiler: `rustup toolchain install nightly`.");
+        eprintln!(
+            "!!! SKIPPED: the smoke run of the fuzz targets. It needs a nightly compiler: `rustup toolchain install nightly`."
+        );
         return Ok(());
     }
     if !build(steps)? || !seed(steps)? {
@@ -148,7 +150,10 @@ fn seed(steps: &mut Steps) -> Result<bool> {
         fs::remove_dir_all(&seeds).with_context(|| format!("cannot remove {}", seeds.display()))?;
     }
     let mut command = cargo();
-    command.args(["run", "--quiet", "--locked", "--package", "netstack-judge", "--"]).arg(&seeds).arg(workspace().join("pcap-fixtures"));
+    command
+        .args(["run", "--quiet", "--locked", "--package", "netstack-judge", "--"])
+        .arg(&seeds)
+        .arg(workspace().join("pcap-fixtures"));
     steps.run("seeds", &mut command)
 }
 
@@ -242,7 +247,8 @@ fn start(target: &'static str, time: Duration, job: usize) -> Result<Running> {
 
 /// Tells what a run has come to. Returns whether nothing was found.
 fn report(run: &Running, clean: bool) -> Result<bool> {
-    let log = String::from_utf8_lossy(&fs::read(&run.log).with_context(|| format!("cannot read {}", run.log.display()))?).into_owned();
+    let log =
+        String::from_utf8_lossy(&fs::read(&run.log).with_context(|| format!("cannot read {}", run.log.display()))?).into_owned();
     let told = Told::by(&log);
     let outcome = if clean { "nothing found" } else { "FOUND SOMETHING" };
     println!("{:<15} {:>12} executions, coverage {:>6}: {outcome}", run.target, told.executions, told.coverage);

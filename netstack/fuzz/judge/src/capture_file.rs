@@ -129,19 +129,29 @@ pub fn seeds() -> Vec<Vec<u8>> {
     for (magic, big) in [(0xa1b2_c3d4_u32, false), (0xa1b2_3c4d, false), (0xa1b2_c3d4, true), (0xa1b2_3c4d, true)] {
         let word = |word: u32| if big { word.to_be_bytes() } else { word.to_le_bytes() };
         let half = |half: u16| if big { half.to_be_bytes() } else { half.to_le_bytes() };
-        let mut file = [word(magic).to_vec(), half(2).to_vec(), half(4).to_vec(), vec![0; 8], word(65535).to_vec(), word(1).to_vec()].concat();
+        let mut file =
+            [word(magic).to_vec(), half(2).to_vec(), half(4).to_vec(), vec![0; 8], word(65535).to_vec(), word(1).to_vec()].concat();
         for (second, frame) in (1..).zip(frames.iter().take(4)) {
             let len = word(u32::try_from(frame.len()).unwrap_or(0));
             file.extend([&word(second)[..], &word(7), &len, &len, frame].concat());
         }
         seeds.push(file);
     }
-    let mut writer = Writer::new(Vec::new(), &SectionNote { epoch: 5, mtu: 1500, user: Some("net=10.0.2.0/24".to_owned()) }).expect("memory");
+    let mut writer =
+        Writer::new(Vec::new(), &SectionNote { epoch: 5, mtu: 1500, user: Some("net=10.0.2.0/24".to_owned()) }).expect("memory");
     let port = PortNote { port: PortId(0), offloads: Offloads::ALL, mtu: 1500 };
     let interface = writer.add_interface("tap0", 0, &port).expect("memory");
     for (stamp, frame) in (1..).zip(frames.iter().take(5)) {
         let note = Note { flow: Some(stamp), checksum: Some(NotedChecksum::Partial), ..Note::default() };
-        let record = Record { interface, stamp: stamp * 1_000_000, direction: Direction::FromGuest, bytes: frame, len: frame.len(), lost: 0, note: &note };
+        let record = Record {
+            interface,
+            stamp: stamp * 1_000_000,
+            direction: Direction::FromGuest,
+            bytes: frame,
+            len: frame.len(),
+            lost: 0,
+            note: &note,
+        };
         writer.write(&record).expect("memory");
     }
     seeds.push(writer.into_inner());
@@ -154,7 +164,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let section = block(0x0a0d_0d0a, &[&0x1a2b_3c4d_u32.to_be_bytes()[..], &[0, 1, 0, 0], &[0xff; 8]].concat());
     let interface = block(1, &[0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0]);
     let simple = block(3, &[&60_u32.to_be_bytes()[..], &[0x5a; 60]].concat());
-    let enhanced = block(6, &[&[0; 12][..], &60_u32.to_be_bytes(), &60_u32.to_be_bytes(), &[0x5a; 60], &[0, 2, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0]].concat());
+    let enhanced = block(
+        6,
+        &[&[0; 12][..], &60_u32.to_be_bytes(), &60_u32.to_be_bytes(), &[0x5a; 60], &[0, 2, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0]].concat(),
+    );
     let obsolete = block(2, &[&[0; 12][..], &60_u32.to_be_bytes(), &60_u32.to_be_bytes(), &[0x5a; 60]].concat());
     seeds.push([section, interface, simple, enhanced, obsolete, block(5, &[0; 12]), block(0xbad, b"unknown")].concat());
     seeds.push(frames_seed([]));

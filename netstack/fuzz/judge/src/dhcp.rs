@@ -261,7 +261,8 @@ impl Scene {
         let Some(seconds) = seconds else { return };
         // Who gets an address loses the one that it had.
         self.holders.retain(|_, holder| !holder.client.may_be(&client));
-        let until = if seconds == u32::MAX { Instant::from_micros(u64::MAX) } else { self.now + Duration::from_secs(seconds.into()) };
+        let until =
+            if seconds == u32::MAX { Instant::from_micros(u64::MAX) } else { self.now + Duration::from_secs(seconds.into()) };
         self.holders.insert(address, Holder { client, until });
     }
 }
@@ -336,7 +337,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     vec![
         [scene(0, 0, 1), discover(2), request(2), time(5), renew(2), inform(2), release(2), discover(3), request(3)].concat(),
         [scene(2, 2, 0), everyone.clone(), time(3), everyone].concat(),
-        [scene(1, 1, 1), discover(1), request(1), decline(1), time(4), discover(1), request(1), bootp(4), time(6), bootp(5)].concat(),
+        [scene(1, 1, 1), discover(1), request(1), decline(1), time(4), discover(1), request(1), bootp(4), time(6), bootp(5)]
+            .concat(),
         [scene(3, 3, 0), with_id(2, 1), request(2), with_id(3, 1), with_id(2, 2), request(2), time(7), renew(2)].concat(),
     ]
 }

@@ -152,7 +152,10 @@ fn judge_names(script: &mut Script<'_>) {
         }
         for who in (0..8).map(address) {
             let Some((label, holders)) = held(&names, who) else { continue };
-            assert!(matches!(label.len(), 1..=63) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
+            assert!(
+                matches!(label.len(), 1..=63)
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            );
             let of_a_family = holders.iter().filter(|holder| holder.is_ipv4() == who.is_ipv4()).count();
             assert_eq!(of_a_family, 1, "{label:?} leads to several guests: {holders:?}");
         }
@@ -209,6 +212,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     }
     seeds.push([&[2][..], b"nameserver 127.0.0.53\nnameserver fe80::1%2\nnameserver [::1]:5353\nsearch a.example b.example\noptions timeout:1 attempts:2 ndots:3\n"].concat());
     let name = |act: u8, who: u8, name: &[u8]| Draft::default().bytes(&[act, who]).piece(name).finish();
-    seeds.push([&[3][..], &name(0, 1, b"alpha"), &name(0, 2, b"ALPHA.lan"), &[1, 1], &name(0, 5, b"alpha"), &name(0, 2, b"wpad")].concat());
+    seeds.push(
+        [&[3][..], &name(0, 1, b"alpha"), &name(0, 2, b"ALPHA.lan"), &[1, 1], &name(0, 5, b"alpha"), &name(0, 2, b"wpad")].concat(),
+    );
     seeds
 }

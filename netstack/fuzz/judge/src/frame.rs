@@ -9,7 +9,9 @@ use std::{io, mem};
 
 use netstack::addr::MacAddr;
 use netstack::frame::segment::{check, segment};
-use netstack::frame::{Checksum, Chunk, ChunkMut, ETHERNET_HEADER, Frame, FrameMeta, FrameMut, Gso, GsoKind, MAX_FRAME, Offloads, vnet};
+use netstack::frame::{
+    Checksum, Chunk, ChunkMut, ETHERNET_HEADER, Frame, FrameMeta, FrameMut, Gso, GsoKind, MAX_FRAME, Offloads, vnet,
+};
 use netstack::port::{Egress, Halves, Ingress, Sent};
 use netstack::sim::wire;
 use netstack::switch::{Forwarding, Switch};
@@ -134,7 +136,8 @@ fn address(frame: &[u8], v4: bool, which: usize) -> IpAddr {
 fn judge_switch(frame: &[u8], meta: FrameMeta, cards: u8) {
     let mut switch = Switch::default();
     let cards = [CARDS[usize::from(cards & 3)], CARDS[usize::from(cards >> 2 & 3)]];
-    let ports = [(Offloads::ALL, 65_520), cards[0], cards[1]].map(|(offloads, mtu)| switch.add(halves(offloads, mtu)).expect("room for a port"));
+    let ports = [(Offloads::ALL, 65_520), cards[0], cards[1]]
+        .map(|(offloads, mtu)| switch.add(halves(offloads, mtu)).expect("room for a port"));
     let gateway = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
     let chunks = [Chunk::from(frame)];
     for from in [ports[0], ports[1], ports[0]] {
@@ -299,8 +302,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let other = MacAddr([0x52, 0x54, 0, 0, 0, 16]);
     let mut seeds = Vec::new();
     let plain = FrameMeta::default();
-    for (source, destination) in [("10.0.2.15", "198.51.100.7"), ("fec0::15", "2001:db8:1::7"), ("10.0.2.15", "10.0.2.3"), ("fec0::15", "fec0::2")] {
-        let (source, destination): (IpAddr, IpAddr) = (source.parse().expect("an address"), destination.parse().expect("an address"));
+    for (source, destination) in
+        [("10.0.2.15", "198.51.100.7"), ("fec0::15", "2001:db8:1::7"), ("10.0.2.15", "10.0.2.3"), ("fec0::15", "fec0::2")]
+    {
+        let (source, destination): (IpAddr, IpAddr) =
+            (source.parse().expect("an address"), destination.parse().expect("an address"));
         let at = |ip, port| std::net::SocketAddr::new(ip, port);
         let v4 = source.is_ipv4();
         let start = if v4 { 34 } else { 54 };
@@ -314,10 +320,17 @@ pub fn seeds() -> Vec<Vec<u8>> {
             options: vec![2, 4, 5, 0xb4, 1, 3, 3, 7],
             payload: Vec::new(),
         };
-        let long = Segment { flags: wire::ACK, ack: 7, options: vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2], payload: vec![0x5a; 4000], ..syn.clone() };
+        let long = Segment {
+            flags: wire::ACK,
+            ack: 7,
+            options: vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
+            payload: vec![0x5a; 4000],
+            ..syn.clone()
+        };
         let datagram = Datagram { source: at(source, 4000), destination: at(destination, 53), payload: vec![1; 3000] };
         let echo = Icmp { source, destination, kind: if v4 { 8 } else { 128 }, code: 0, rest: [0, 1, 0, 1], payload: vec![7; 56] };
-        let neighbour = Icmp { source, destination, kind: if v4 { 3 } else { 135 }, code: 0, rest: [0; 4], payload: vec![0xfe; 24] };
+        let neighbour =
+            Icmp { source, destination, kind: if v4 { 3 } else { 135 }, code: 0, rest: [0; 4], payload: vec![0xfe; 24] };
         let tso = Gso { kind: if v4 { GsoKind::TcpV4 } else { GsoKind::TcpV6 }, size: 1460, ecn: false };
         let tso = FrameMeta { checksum: Checksum::Partial { start, offset: 16 }, gso: Some(tso) };
         let uso = Gso { kind: GsoKind::Udp, size: 1000, ecn: false };
@@ -340,7 +353,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let meta = FrameMeta { checksum: Checksum::Partial { start: start + 4, offset: 16 }, ..tso };
         seeds.push(frame_seed(&tagged, &meta));
     }
-    let arp = Arp { operation: 1, sender_mac: station, sender: [10, 0, 2, 15].into(), target_mac: MacAddr([0; 6]), target: [10, 0, 2, 2].into() };
+    let arp = Arp {
+        operation: 1,
+        sender_mac: station,
+        sender: [10, 0, 2, 15].into(),
+        target_mac: MacAddr([0; 6]),
+        target: [10, 0, 2, 2].into(),
+    };
     seeds.push(frame_seed(&wire::ethernet(station, MacAddr::BROADCAST, wire::ETHERTYPE_ARP, &arp.bytes()), &plain));
     seeds
 }

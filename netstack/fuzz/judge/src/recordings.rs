@@ -73,8 +73,10 @@ fn take(file: &[u8], found: &mut Found) {
 /// Questions to name servers with what was answered.
 fn questions(recording: &Recording<'_>) -> Vec<Vec<u8>> {
     let datagrams = || recording.packets.iter().filter_map(|packet| datagram(&packet.data));
-    let answers: BTreeMap<_, _> =
-        datagrams().filter(|(from, ..)| *from == 53).filter_map(|(_, to, message)| Some(((to, message.get(..2)?), message))).collect();
+    let answers: BTreeMap<_, _> = datagrams()
+        .filter(|(from, ..)| *from == 53)
+        .filter_map(|(_, to, message)| Some(((to, message.get(..2)?), message)))
+        .collect();
     let asked = datagrams().filter(|(_, to, _)| *to == 53);
     let seed = |(from, _, question): (u16, u16, &[u8])| {
         let answer = question.get(..2).and_then(|id| answers.get(&(from, id)));

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::recordings::Found;
 use crate::Target;
+use crate::recordings::Found;
 
 /// Writes the seeds of a target into a directory, which is made if it is not there: its own, and those that recordings have for it.
 /// Returns how many there are.

@@ -327,12 +327,9 @@ fn dhcp(scene: &mut Scene, script: &mut Script<'_>) {
     payload.push(255);
     let source = if flags & 2 != 0 { addresses.v4 } else { Ipv4Addr::UNSPECIFIED };
     let destination = if flags & 8 != 0 { Ipv4Addr::new(10, 0, 2, 2) } else { Ipv4Addr::BROADCAST };
-    let packet = Datagram {
-        source: SocketAddr::new(source.into(), 68),
-        destination: SocketAddr::new(destination.into(), 67),
-        payload,
-    }
-    .packet();
+    let packet =
+        Datagram { source: SocketAddr::new(source.into(), 68), destination: SocketAddr::new(destination.into(), 67), payload }
+            .packet();
     let card = if flags & 8 != 0 { GATEWAY } else { MacAddr::BROADCAST };
     scene.input(PORTS[guest], &wire::ip_frame(addresses.mac, card, &packet), FrameMeta::default());
 }
@@ -508,13 +505,20 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
             let peers = [3, 4, 5, 6, 7, 9, 10, 11].iter().fold(scene(flags, sizes, cards, 0), |draft, port| {
                 established(draft, ip, *port).bytes(&[SEND, 0, 3, 0]).bytes(&[TIME, 4])
             });
-            seeds.push(peers.bytes(&[PEER, 0, 0, 4]).bytes(&ack).bytes(&[PEER, 0, 2, 0]).bytes(&ack).bytes(&[PEER, 1, 4, 0]).finish());
+            seeds.push(
+                peers.bytes(&[PEER, 0, 0, 4]).bytes(&ack).bytes(&[PEER, 0, 2, 0]).bytes(&ack).bytes(&[PEER, 1, 4, 0]).finish(),
+            );
         }
-        let guest = scene(flags, sizes, cards, 0).bytes(&[DHCP, 0, 1, 0, 0, DHCP, 4, 3, 0, 0, ARP, 0, 15, 2, NEIGHBOUR, 0, 0, NEIGHBOUR, 4, 2]);
-        let datagrams = [0, 1, 2, 3, 4].iter().fold(guest, |draft, ip| draft.bytes(&[DATAGRAM, 0, *ip, 0, 2, DATAGRAM, 0x10, *ip, 2, 3]));
+        let guest = scene(flags, sizes, cards, 0)
+            .bytes(&[DHCP, 0, 1, 0, 0, DHCP, 4, 3, 0, 0, ARP, 0, 15, 2, NEIGHBOUR, 0, 0, NEIGHBOUR, 4, 2]);
+        let datagrams =
+            [0, 1, 2, 3, 4].iter().fold(guest, |draft, ip| draft.bytes(&[DATAGRAM, 0, *ip, 0, 2, DATAGRAM, 0x10, *ip, 2, 3]));
         let segmented = datagrams.bytes(&[DATAGRAM, 4, 0, 0, 7, 0xe8, 3]).bytes(&[INJECT, 11, 6, 0xe8, 3, INJECT, 1, 2, 0, 0]);
-        seeds.push(segmented.bytes(&[DNS]).piece(b"an answer").bytes(&[ECHO, 0, 2, 0, 2, ECHO, 0, 3, 0, 2, FRAGMENTS, 0, 3]).finish());
-        let inbound = scene(flags, sizes, cards, 1).bytes(&[ARP, 4, 15, 2, DIAL, 0, 1]).bytes(&[SEGMENT, 0, SYN | ACK, 0, 0, 0xff, 0xff, 0]);
+        seeds.push(
+            segmented.bytes(&[DNS]).piece(b"an answer").bytes(&[ECHO, 0, 2, 0, 2, ECHO, 0, 3, 0, 2, FRAGMENTS, 0, 3]).finish(),
+        );
+        let inbound =
+            scene(flags, sizes, cards, 1).bytes(&[ARP, 4, 15, 2, DIAL, 0, 1]).bytes(&[SEGMENT, 0, SYN | ACK, 0, 0, 0xff, 0xff, 0]);
         seeds.push(inbound.bytes(&ack).bytes(&ack).bytes(&fin).bytes(&[DIAL, 2, 0, DIAL, 1, 0, DIAL, 3, 2, TIME, 6]).finish());
         let faults = (0..8).fold(scene(flags, sizes, cards, 0), |draft, operation| {
             established(draft.bytes(&[FAULT, operation, 4, 1]), 0, 0).bytes(&[SEND, 0, 2, 1, DATAGRAM, 0, 0, 0, 1])

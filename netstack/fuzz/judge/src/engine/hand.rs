@@ -110,7 +110,11 @@ impl Hand {
         if segment.has(ACK) && !self.spoilt {
             self.acknowledged = segment.ack;
             let acknowledged = segment.ack.wrapping_sub(self.isn);
-            assert!(acknowledged <= self.highest, "{acknowledged} numbers are acknowledged and {} were sent: {self:?}", self.highest);
+            assert!(
+                acknowledged <= self.highest,
+                "{acknowledged} numbers are acknowledged and {} were sent: {self:?}",
+                self.highest
+            );
         }
         if segment.has(SYN) {
             return;

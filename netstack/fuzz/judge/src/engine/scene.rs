@@ -10,9 +10,9 @@ use netstack::gateway::dhcp::DhcpServer;
 use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer};
 use netstack::host::{Host, StreamService};
 use netstack::port::PortId;
+use netstack::sim::card;
 use netstack::sim::link::TestLink;
 use netstack::sim::wire::{self, ACK, Body, Parsed, SYN};
-use netstack::sim::card;
 use netstack::stack::{Context, DhcpReply, DnsWayBack, Services, Stack};
 use netstack::time::{Duration, Instant};
 
@@ -108,14 +108,11 @@ impl Scene {
     /// A network as the script wants it, on which everything that guests can reach is there.
     pub(super) fn new(script: &mut Script<'_>) -> Self {
         let (flags, sizes, cards) = (script.byte(), script.byte(), script.byte());
-        let mut config = Config {
-            restrict: flags & 1 != 0,
-            host_loopback: flags & 2 == 0,
-            full_cone: flags & 4 != 0,
-            ..Config::default()
-        };
+        let mut config =
+            Config { restrict: flags & 1 != 0, host_loopback: flags & 2 == 0, full_cone: flags & 4 != 0, ..Config::default() };
         if flags & 8 != 0 {
-            config.limits = Limits { tcp_flows: 6, tcp_opening: 3, tcp_held_bytes: 5000, udp_mappings: 4, udp_peers: 2, neighbours: 3 };
+            config.limits =
+                Limits { tcp_flows: 6, tcp_opening: 3, tcp_held_bytes: 5000, udp_mappings: 4, udp_peers: 2, neighbours: 3 };
         }
         match flags >> 6 {
             1 => config.ipv4 = None,
