@@ -54,6 +54,9 @@ pub mod capture;
 pub mod config;
 pub mod engine;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod host;
 #[cfg(feature = "mutants")]

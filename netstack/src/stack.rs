@@ -252,11 +252,14 @@ impl Stack {
         message.resize(len, 0);
         frame.copy_to(offset, &mut message);
         let discovery = message.first().is_some_and(|kind| ndp::is_discovery(Icmpv6Message::from(*kind)));
-        if packet.destination.is_ipv4() {
-            icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
-        } else if discovery {
+        if packet.destination.is_ipv6() && discovery {
             let told = ndp::input(cx, &mut self.shared, station, packet, &message);
             self.learn(cx.now, told, station);
+        } else if packet.source.is_unspecified() {
+            // Nobody can be answered there (RFC 1122 section 3.2.1.3, RFC 4443 section 2.2).
+            self.shared.counters.drop_source += 1;
+        } else if packet.destination.is_ipv4() {
+            icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
         } else {
             icmp::input_v6(cx, &mut self.shared, station, packet, &mut message);
         }
