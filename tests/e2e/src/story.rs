@@ -5,12 +5,13 @@
 //!
 //! | file | what is there |
 //! |---|---|
-//! | [`guest`], [`tcp`] | what stories are told with |
+//! | [`guest`], [`dhcp`], [`tcp`] | what stories are told with |
 //! | [`frame`] | frames, made and read without the code under test |
 //! | [`link`] | what they play against |
 //! | [`transcript`] | what a guest was told, and how two accounts of it differ |
 //! | `told` | the stories themselves, a file for each subject |
 
+pub mod dhcp;
 pub mod frame;
 pub mod guest;
 pub mod link;

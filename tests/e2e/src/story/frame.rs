@@ -421,27 +421,47 @@ fn ip_headers(source: IpAddr, destination: IpAddr, hops: u8) -> IpHeaders {
 
 /// Makes the checksums of a frame right after it was changed by hand: that of the IPv4 header, and that of TCP, UDP or ICMP behind it.
 pub fn mend_checksums(frame: &mut [u8]) {
-    let (transport, protocol, pseudo) = match frame[12..14] {
-        [0x08, 0x00] => {
-            let header = usize::from(frame[14] & 15) * 4;
-            frame[24..26].fill(0);
-            let sum = !fold(0, &frame[14..14 + header]);
-            frame[24..26].copy_from_slice(&sum.to_be_bytes());
-            (14 + header, frame[23], frame[26..34].to_vec())
-        }
-        _ => (54, frame[20], frame[22..54].to_vec()),
-    };
-    let at = transport
-        + match protocol {
+    if frame[12..14] == [0x08, 0x00] {
+        let header = usize::from(frame[14] & 15) * 4;
+        frame[24..26].fill(0);
+        let sum = !fold(0, &frame[14..14 + header]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    let place = ChecksumPlace::of(frame);
+    frame[place.at..place.at + 2].fill(0);
+    let sum = !fold(place.pseudo_header.into(), &frame[place.transport..]);
+    frame[place.at..place.at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Leaves the checksum of TCP or UDP to whoever finishes the frame: the sum of the pseudo-header stands in its place.
+pub fn leave_checksum(frame: &mut [u8]) {
+    let place = ChecksumPlace::of(frame);
+    frame[place.at..place.at + 2].copy_from_slice(&place.pseudo_header.to_be_bytes());
+}
+
+/// Where the checksum of a frame's transport protocol is, and what it covers beside the bytes from `transport` on.
+struct ChecksumPlace {
+    transport: usize,
+    at: usize,
+    pseudo_header: u16,
+}
+
+impl ChecksumPlace {
+    fn of(frame: &[u8]) -> Self {
+        let (transport, protocol, addresses) = match frame[12..14] {
+            [0x08, 0x00] => (14 + usize::from(frame[14] & 15) * 4, frame[23], &frame[26..34]),
+            _ => (54, frame[20], &frame[22..54]),
+        };
+        let offset = match protocol {
             6 => 16,
             17 => 6,
             _ => 2,
         };
-    let len = (frame.len() - transport) as u32;
-    let start = if protocol == 1 { 0 } else { u32::from(fold(len + u32::from(protocol), &pseudo)) };
-    frame[at..at + 2].fill(0);
-    let sum = !fold(start, &frame[transport..]);
-    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        let len = (frame.len() - transport) as u32;
+        // ICMP for IPv4 has no pseudo-header.
+        let pseudo_header = if protocol == 1 { 0 } else { fold(len + u32::from(protocol), addresses) };
+        Self { transport, at: transport + offset, pseudo_header }
+    }
 }
 
 /// The ones' complement sum (RFC 1071).

@@ -319,6 +319,17 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Looks whether a datagram to that port comes from somebody whom we have not asked, and takes down what it says.
+    pub fn hear_stranger(&mut self, what: &str, port: u16) {
+        let silence = self.link.silence();
+        let heard = self.find(silence, |told| match &told.body {
+            Body::Udp(datagram) if datagram.destination.port() == port => Some(datagram.payload.clone()),
+            _ => None,
+        });
+        let fields = heard.map_or_else(Fields::none, |payload| Fields::one("told", super::transcript::data(&payload)));
+        self.note(what, fields);
+    }
+
     /// Forgets what has come so far.
     pub fn forget(&mut self) {
         self.waiting.clear();
