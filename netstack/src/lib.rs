@@ -14,6 +14,7 @@
 //! | [`gateway`] | the services at the virtual addresses: DHCP, DNS |
 //! | [`host`] | sockets, as the stack asks for them: the kernel's, or simulated ones |
 //! | [`engine`] | the async shell that drives all of this |
+//! | [`pcap`] | capture files, and what we write into their comments |
 //! | [`config`] | what can be set, and the syntax of QEMU's `-netdev user` |
 //! | [`wire`], [`addr`], [`time`] | what they share |
 //! | `sim` | guests, links and one virtual clock to test all of this with; behind the cargo feature `sim` |
@@ -49,7 +50,9 @@ pub mod engine;
 pub mod frame;
 pub mod gateway;
 pub mod host;
+pub mod pcap;
 pub mod port;
+pub mod replay;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stack;

@@ -120,6 +120,7 @@ pub struct SimHost {
     servers: HashMap<SocketAddr, Server>,
     services: HashMap<StreamService, Server>,
     elsewhere: Server,
+    expected: Option<Server>,
     udp_servers: HashMap<SocketAddr, UdpServer>,
     sent_datagrams: Vec<SentDatagram>,
     faults: Vec<Fault>,
@@ -166,6 +167,7 @@ impl SimHost {
             servers: HashMap::new(),
             services: HashMap::new(),
             elsewhere: Server::refusing(),
+            expected: None,
             udp_servers: HashMap::new(),
             sent_datagrams: Vec::new(),
             faults: Vec::new(),
@@ -186,6 +188,11 @@ impl SimHost {
         self.elsewhere = server;
     }
 
+    /// Says what happens to the next connection or service that the stack opens, wherever it leads. `None`: as elsewhere.
+    pub const fn expect(&mut self, server: Option<Server>) {
+        self.expected = server;
+    }
+
     /// Offers a service to [`Host::open_service`].
     pub fn serve_service(&mut self, service: StreamService, server: Server) {
         self.services.insert(service, server);
@@ -194,6 +201,11 @@ impl SimHost {
     /// Makes the next `times` calls of `operation` fail with `errno`.
     pub fn fail(&mut self, operation: Operation, errno: i32, times: usize) {
         self.faults.push(Fault { operation, errno, times });
+    }
+
+    /// Ends all faults that were not met.
+    pub fn clear_faults(&mut self) {
+        self.faults.clear();
     }
 
     /// Sets how many sockets can be open at once; a further one fails with `EMFILE`.
@@ -414,7 +426,7 @@ impl Host for SimHost {
         self.calls.connect += 1;
         self.check_fault(Operation::Connect)?;
         self.room_for_a_socket()?;
-        let server = *self.servers.get(&remote).unwrap_or(&self.elsewhere);
+        let server = self.expected.take().unwrap_or_else(|| *self.servers.get(&remote).unwrap_or(&self.elsewhere));
         let local = SocketAddr::new(own_address(remote.ip()), self.free_port());
         let id = ConnectionId(self.connections.len());
         let connection = Connection::connecting(id, local, remote, &server, self.now)?;
@@ -428,7 +440,8 @@ impl Host for SimHost {
     fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId> {
         self.calls.open_service += 1;
         self.check_fault(Operation::OpenService)?;
-        let Some(server) = self.services.get(&service).copied() else { return Err(io::ErrorKind::ConnectionRefused.into()) };
+        let server = self.expected.take().or_else(|| self.services.get(&service).copied());
+        let Some(server) = server.filter(|server| !server.refuses_at_once()) else { return Err(io::ErrorKind::ConnectionRefused.into()) };
         let id = ConnectionId(self.connections.len());
         let within = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         self.connections.push(Connection::established(id, guest, within, &server, self.now));

@@ -80,6 +80,17 @@ impl Server {
         Self { outcome: Outcome::Never, ..Self::new(Program::Idle) }
     }
 
+    /// Whether `connect` itself fails.
+    pub(super) const fn refuses_at_once(&self) -> bool {
+        matches!(self.outcome, Outcome::FailAtOnce(_))
+    }
+
+    /// It leaves a connection attempt unanswered, until [`super::Connection::accept`] or [`super::Connection::fail`].
+    #[must_use]
+    pub const fn unanswered(self) -> Self {
+        Self { outcome: Outcome::Never, ..self }
+    }
+
     /// The connection attempt takes so long, however it ends.
     #[must_use]
     pub const fn after(self, delay: Duration) -> Self {

@@ -57,6 +57,7 @@ pub struct Connection {
     local: SocketAddr,
     remote: SocketAddr,
     pub(super) socket: Option<SocketId>,
+    from_client: bool,
     state: State,
     program: Program,
     stays_half_open: bool,
@@ -83,6 +84,7 @@ pub struct Connection {
     receive_queue: VecDeque<u8>,
     receive_capacity: usize,
     peeked: usize,
+    discarded: u64,
     peer_finished: bool,
     peer_closed: bool,
     end_arrived: bool,
@@ -116,6 +118,7 @@ impl Connection {
             local,
             remote,
             socket: None,
+            from_client: false,
             state: State::Established,
             program: server.program,
             stays_half_open: server.stays_half_open,
@@ -138,6 +141,7 @@ impl Connection {
             receive_queue: VecDeque::new(),
             receive_capacity: server.receive_queue,
             peeked: 0,
+            discarded: 0,
             peer_finished: false,
             peer_closed: false,
             end_arrived: false,
@@ -160,6 +164,11 @@ impl Connection {
     /// The address of the peer's end.
     pub const fn remote(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// Whether it was made by a client of what the stack listens on.
+    pub const fn is_from_client(&self) -> bool {
+        self.from_client
     }
 
     /// Whether it is connected, and no reset has come from either end.
@@ -202,6 +211,21 @@ impl Connection {
         self.outbox.len() + self.receive_queue.len()
     }
 
+    /// How many bytes the peer has written. Those that a reset threw away are not counted any more.
+    pub fn written_len(&self) -> u64 {
+        self.discarded + self.undelivered() as u64
+    }
+
+    /// Whether the peer has closed its sending side.
+    pub const fn has_finished(&self) -> bool {
+        self.peer_finished
+    }
+
+    /// How many bytes the stack's queues can hold: to the peer, and from it.
+    pub const fn queue_capacities(&self) -> (usize, usize) {
+        (self.send_capacity, self.receive_capacity)
+    }
+
     /// Bytes that the stack has sent and the peer has not read yet.
     pub fn unread(&self) -> usize {
         self.send_queue.len()
@@ -241,6 +265,14 @@ impl Connection {
         self.peer_closed = true;
     }
 
+    /// The peer accepts a connection attempt that it had left unanswered.
+    pub fn accept(&mut self) {
+        if let State::Connecting { .. } = self.state {
+            self.state = State::Established;
+            self.unposted.writable = true;
+        }
+    }
+
     /// The peer resets the connection. What has already arrived can still be read by the stack.
     pub fn reset(&mut self) {
         self.fail(libc::ECONNRESET);
@@ -269,6 +301,10 @@ impl Connection {
     }
 
     // ---- What the stack does ----
+
+    pub(super) fn dialled(self) -> Self {
+        Self { from_client: true, ..self }
+    }
 
     pub(super) fn accepted(&mut self, socket: SocketId) {
         self.socket = Some(socket);
@@ -332,6 +368,7 @@ impl Connection {
         assert!(len <= self.peeked, "the stack discards {len} bytes but has only peeked {}", self.peeked);
         self.receive_queue.drain(..len);
         self.peeked -= len;
+        self.discarded += len as u64;
         Ok(())
     }
 
