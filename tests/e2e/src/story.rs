@@ -16,6 +16,7 @@ pub mod frame;
 pub mod guest;
 pub mod link;
 pub mod live;
+pub mod simulated;
 pub mod tcp;
 mod told;
 pub mod transcript;
@@ -23,6 +24,7 @@ pub mod transcript;
 use guest::{Goes, Guest};
 use link::Link;
 use netstack::frame::Offloads;
+use netstack::replay::sidecar::Limits;
 use transcript::Transcript;
 
 pub use told::all;
@@ -49,6 +51,8 @@ pub struct Story {
     pub mtu: u16,
     /// What the guest's card takes over.
     pub offloads: Offloads,
+    /// How many TCP connections the network allows, where that is not as usual.
+    pub connections: Option<usize>,
     /// Whether it is played against libslirp too.
     pub oracle: Oracle,
     /// What the guest does.
@@ -58,7 +62,7 @@ pub struct Story {
 impl Story {
     /// One on a network with all defaults.
     pub const fn new(name: &'static str, line: &'static str, goes: fn(&mut Guest<'_>) -> Goes) -> Self {
-        Self { name, line, user: "", mtu: 1500, offloads: Offloads::NONE, oracle: Oracle::Compared, goes }
+        Self { name, line, user: "", mtu: 1500, offloads: Offloads::NONE, connections: None, oracle: Oracle::Compared, goes }
     }
 
     /// On a network with these options.
@@ -77,6 +81,17 @@ impl Story {
     #[must_use]
     pub const fn offloading(self) -> Self {
         Self { offloads: Offloads::ALL, ..self }
+    }
+
+    /// On a network that allows so many TCP connections.
+    #[must_use]
+    pub const fn connections(self, connections: usize) -> Self {
+        Self { connections: Some(connections), ..self }
+    }
+
+    /// The limits of the network that are not as usual.
+    pub fn limits(&self) -> Limits {
+        Limits { tcp_flows: self.connections, ..Limits::default() }
     }
 
     /// Not against libslirp, for this reason.

@@ -220,6 +220,17 @@ impl<'a> Guest<'a> {
         found.ok_or_else(|| self.missing(what))
     }
 
+    /// Waits until a frame of a kind is there, and leaves it for who waits for it next.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come; that is taken down.
+    pub fn see(&mut self, what: &str, is: impl Fn(&Told) -> bool) -> Goes {
+        let told = self.await_one(what, |told| is(told).then(|| told.clone()))?;
+        self.waiting.push_front(told);
+        Ok(())
+    }
+
     /// How long to wait for what is expected to come.
     fn patience(&self) -> Duration {
         self.link.patience()

@@ -24,7 +24,7 @@ pub enum Stream {
     Says(&'static [u8]),
     /// Sends this, reads everything, and closes after the end.
     Greets(&'static [u8]),
-    /// Sends so many bytes of [`pattern`], then an end, and reads everything.
+    /// Sends so many bytes of [`pattern_of`], then an end, and reads everything.
     Pattern(u64),
     /// Reads so many bytes, then closes.
     ClosesAfter(u64),
@@ -54,8 +54,8 @@ pub enum Datagrams {
     Echo,
     /// Only takes them.
     Silent,
-    /// Sends each back so many times.
-    Repeats(usize),
+    /// Sends each back three times.
+    Thrice,
     /// Is not there.
     Closed,
 }
@@ -102,8 +102,15 @@ pub trait Link: fmt::Debug {
     /// Where the world is the real one.
     fn simulated(&mut self, address: SocketAddr, stream: Stream);
 
-    /// What the host is asked for names, and what it answers. Simulated only; a real network asks a real server.
-    fn resolves(&mut self, answers: fn(&[u8]) -> Option<Vec<u8>>);
+    /// How the host's resolver answers a datagram, and what comes over a stream. Simulated only; a real network asks a real resolver.
+    fn resolves(&mut self, datagrams: fn(&[u8]) -> Option<Vec<u8>>, stream: fn(&[u8]) -> Vec<u8>);
+}
+
+/// The first bytes of what [`Stream::Pattern`] sends.
+pub fn pattern_of(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    netstack::host::sim::pattern(0, &mut bytes);
+    bytes
 }
 
 /// The address of the host's own that this one of the guest's network stands for.

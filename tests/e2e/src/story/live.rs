@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use netstack::frame::{Checksum, FrameMeta};
-use netstack::host::sim::pattern;
 
-use super::link::{Datagrams, Link, Sent, Stream, loopback};
+use super::link::{Datagrams, Link, Sent, Stream, loopback, pattern_of};
 use crate::PATIENCE;
 use crate::host::{free_ports, listen, seen_by_guests, serve};
 use crate::namespace::Process;
@@ -189,7 +188,7 @@ impl Link for Live {
             Datagrams::Closed => return address,
             Datagrams::Silent => 0,
             Datagrams::Echo => 1,
-            Datagrams::Repeats(times) => times,
+            Datagrams::Thrice => 3,
         };
         let seen = Arc::new(Mutex::new(None));
         self.seen.insert(address, Arc::clone(&seen));
@@ -210,7 +209,7 @@ impl Link for Live {
     fn stranger(&mut self, server: SocketAddr, data: &[u8]) -> bool {
         let seen = self.seen.get(&server).and_then(|seen| *seen.lock().expect("no panic with the lock held"));
         let Some(mapping) = seen else { return false };
-        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let stranger = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 99), 0)).expect("a free port");
         stranger.send_to(data, mapping).is_ok()
     }
 
@@ -234,7 +233,7 @@ impl Link for Live {
         panic!("{address} cannot be made up in the real world");
     }
 
-    fn resolves(&mut self, _answers: fn(&[u8]) -> Option<Vec<u8>>) {
+    fn resolves(&mut self, _: fn(&[u8]) -> Option<Vec<u8>>, _: fn(&[u8]) -> Vec<u8>) {
         panic!("the real world has its own names");
     }
 }
@@ -259,9 +258,7 @@ fn try_to_behave(mut connection: &TcpStream, stream: Stream) -> io::Result<()> {
             io::copy(&mut connection, &mut end)?;
         }
         Stream::Pattern(len) => {
-            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-            pattern(0, &mut bytes);
-            connection.write_all(&bytes)?;
+            connection.write_all(&pattern_of(usize::try_from(len).unwrap_or(0)))?;
             connection.shutdown(Shutdown::Write)?;
             io::copy(&mut connection, &mut end)?;
         }

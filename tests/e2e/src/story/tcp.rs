@@ -24,12 +24,14 @@ pub struct Connection {
     pub window: u16,
     /// By how much the other side's windows are to be shifted.
     pub scale: u8,
+    /// What came before what was expected.
+    kept: Vec<Segment>,
 }
 
 impl Connection {
     /// Knows the addresses, and has sent nothing yet.
     pub fn new(guest: &Guest<'_>, port: u16, remote: SocketAddr) -> Self {
-        Self { local: SocketAddr::new(guest.ip_like(remote.ip()), port), remote, seq: 1000, ack: 0, window: 0xfaf0, scale: 0 }
+        Self { local: SocketAddr::new(guest.ip_like(remote.ip()), port), remote, seq: 1000, ack: 0, window: 0xfaf0, scale: 0, kept: Vec::new() }
     }
 
     /// Sends a SYN with these options.
@@ -75,15 +77,8 @@ impl Connection {
         let segment = Segment { options: SYN_OPTIONS.to_vec(), ..connection.segment(SYN | ACK) };
         connection.give(guest, &segment);
         connection.seq += 1;
-        // The handshake is complete when the other side has acknowledged; what it says may come along.
-        let (local, remote, seq) = (connection.local, connection.remote, connection.seq);
-        let first = guest.await_one("ACK of the SYN-ACK", |told| match &told.body {
-            Body::Tcp(segment) if segment.source == remote && segment.destination == local && segment.ack == seq => {
-                Some(segment.payload.is_empty() && !segment.has(FIN)).filter(|empty| *empty)
-            }
-            _ => None,
-        });
-        first?;
+        let acknowledges = |told: &Told| connection.is_mine(told).is_some_and(|segment| segment.ack == connection.seq);
+        guest.see("ACK of the SYN-ACK", acknowledges)?;
         Ok(connection)
     }
 
@@ -223,8 +218,7 @@ impl Connection {
         self.await_one(guest, "ACK of everything", |segment| segment.ack == self.seq)
     }
 
-    /// Reads so many bytes, acknowledging each segment, and takes down that they came. What comes out of order or again is acknowledged
-    /// and dropped.
+    /// Reads so many bytes, acknowledging each segment, and takes down that they came. What comes too early is kept.
     ///
     /// # Errors
     ///
@@ -256,10 +250,12 @@ impl Connection {
                 return Err(guest.missing("more data than what came before a RST"));
             }
             let mut end = false;
-            if segment.seq == self.ack {
-                self.ack = self.ack.wrapping_add(segment.sequence_len());
-                bytes.extend(&segment.payload);
-                end = segment.has(FIN);
+            self.kept.push(segment);
+            while let Some(at) = self.kept.iter().position(|segment| segment.seq == self.ack) {
+                let next = self.kept.swap_remove(at);
+                self.ack = self.ack.wrapping_add(next.sequence_len());
+                bytes.extend(&next.payload);
+                end |= next.has(FIN);
             }
             self.acknowledge(guest);
             if done(&bytes, end) {

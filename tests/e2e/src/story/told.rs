@@ -2,8 +2,13 @@
 
 mod arp;
 mod dhcp;
+mod dns;
 mod icmp;
+mod inbound;
+mod loss;
+mod malformed;
 mod ndp;
+mod offload;
 mod tcp;
 mod udp;
 
@@ -11,5 +16,18 @@ use super::Story;
 
 /// All stories.
 pub fn all() -> Vec<Story> {
-    [arp::STORIES, dhcp::STORIES, ndp::STORIES, icmp::STORIES, udp::STORIES, tcp::STORIES].concat()
+    [
+        arp::STORIES,
+        ndp::STORIES,
+        dhcp::STORIES,
+        icmp::STORIES,
+        udp::STORIES,
+        dns::STORIES,
+        tcp::STORIES,
+        loss::STORIES,
+        offload::STORIES,
+        inbound::STORIES,
+        malformed::STORIES,
+    ]
+    .concat()
 }

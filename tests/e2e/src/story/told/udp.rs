@@ -3,10 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind};
-
 use crate::story::Story;
-use crate::story::frame::leave_checksum;
 use crate::story::guest::{Goes, Guest};
 use crate::story::link::Datagrams;
 
@@ -24,9 +21,6 @@ pub(super) const STORIES: &[Story] = &[
         .spared("it takes five minutes"),
     Story::new("udp/broadcast", "a datagram to everybody, to a group, or to what is no address of a host, goes nowhere", nowhere)
         .spared("libslirp sends broadcasts to the host's loopback, and groups to the host's network"),
-    Story::new("udp/segments", "a guest whose card cuts datagrams sends eight in one frame, and gets the answers in super-frames", segments)
-        .offloading()
-        .spared("a wire takes finished frames"),
 ];
 
 fn echo(guest: &mut Guest<'_>) -> Goes {
@@ -60,7 +54,7 @@ fn sizes(guest: &mut Guest<'_>) -> Goes {
 
 fn many(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
-    let server = guest.serve_datagrams(false, Datagrams::Repeats(3));
+    let server = guest.serve_datagrams(false, Datagrams::Thrice);
     guest.datagram(5000, server, b"once more");
     for _ in 0..3 {
         guest.hear_datagram("the datagram again", 5000)?;
@@ -134,24 +128,5 @@ fn nowhere(guest: &mut Guest<'_>) -> Goes {
         guest.datagram(5000, SocketAddr::from((Ipv4Addr::from(ip), 5000)), b"anybody");
     }
     guest.hear_nothing("answer from nowhere");
-    Ok(())
-}
-
-fn segments(guest: &mut Guest<'_>) -> Goes {
-    guest.arrive()?;
-    let server = guest.serve_datagrams(false, Datagrams::Echo);
-    let data: Vec<u8> = (0..8 * 100_u32).map(|n| (n % 247) as u8).collect();
-    let mut frame = guest.datagram_frame(5000, server, &data);
-    leave_checksum(&mut frame);
-    let meta = FrameMeta {
-        checksum: Checksum::Partial { start: 34, offset: 6 },
-        gso: Some(Gso { kind: GsoKind::Udp, size: 100, ecn: false }),
-    };
-    guest.send_with(&frame, meta);
-    let mut got = 0;
-    while got < data.len() {
-        let datagram = guest.datagram_to("the datagrams again", 5000)?;
-        got += datagram.payload.len();
-    }
     Ok(())
 }

@@ -1,0 +1,96 @@
+//! What comes from the host to the guest, by a forward.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::story::Story;
+use crate::story::frame::{Datagram, RST, SYN};
+use crate::story::guest::{Goes, Guest};
+use crate::story::link::Stream;
+use crate::story::tcp::Connection;
+
+const TCP: &str = "hostfwd=tcp:127.0.0.1:{port}-:80";
+const UDP: &str = "hostfwd=udp:127.0.0.1:{port}-:53";
+
+pub(super) const STORIES: &[Story] = &[
+    Story::new("inbound/served", "a client of the host asks the guest something, and is answered", served).user(TCP),
+    Story::new("inbound/greeting", "the guest speaks first and closes first", greeting).user(TCP),
+    Story::new("inbound/refused", "nobody listens in the guest, and the client is reset", refused).user(TCP),
+    Story::new("inbound/deaf", "the guest does not answer the SYN, which is repeated until the client is told", deaf)
+        .user(TCP)
+        .spared("it takes more than a minute"),
+    Story::new("inbound/nobody", "no guest has the address; it is asked for, until the client is told", nobody)
+        .user(TCP)
+        .spared("it takes more than a minute"),
+    Story::new("inbound/reset-by-client", "the client resets the connection, and the guest is told", reset_by_client).user(TCP),
+    Story::new("inbound/datagram", "a client's datagram reaches the guest, and the answer the client", datagram).user(UDP),
+];
+
+fn served(guest: &mut Guest<'_>) -> Goes {
+    guest.arrive()?;
+    guest.link.dial(Stream::Greets(b"a question"));
+    let mut connection = Connection::accept(guest, 80)?;
+    connection.read(guest, 10)?;
+    connection.send(guest, b"an answer");
+    connection.is_acknowledged(guest)?;
+    connection.close(guest)
+}
+
+fn greeting(guest: &mut Guest<'_>) -> Goes {
+    guest.arrive()?;
+    guest.link.dial(Stream::Sink);
+    let mut connection = Connection::accept(guest, 80)?;
+    connection.send(guest, b"welcome");
+    connection.close(guest)
+}
+
+fn refused(guest: &mut Guest<'_>) -> Goes {
+    guest.arrive()?;
+    guest.link.dial(Stream::Sink);
+    let connection = Connection::called(guest, 80)?;
+    let reset = crate::story::frame::Segment { seq: 0, ..connection.segment(RST | crate::story::frame::ACK) };
+    connection.give(guest, &reset);
+    guest.hear_nothing("answer to a refusal");
+    Ok(())
+}
+
+fn deaf(guest: &mut Guest<'_>) -> Goes {
+    guest.arrive()?;
+    guest.link.dial(Stream::Sink);
+    let connection = Connection::called(guest, 80)?;
+    connection.await_one(guest, "SYN again", |segment| segment.is(SYN))?;
+    connection.await_one(guest, "SYN for the third time", |segment| segment.is(SYN))?;
+    guest.pause(Duration::from_secs(90));
+    Ok(())
+}
+
+fn nobody(guest: &mut Guest<'_>) -> Goes {
+    guest.answers_neighbours = false;
+    guest.link.dial(Stream::Sink);
+    guest.pause(Duration::from_secs(90));
+    Ok(())
+}
+
+fn reset_by_client(guest: &mut Guest<'_>) -> Goes {
+    guest.arrive()?;
+    guest.link.dial(Stream::ResetsAfter(7));
+    let mut connection = Connection::accept(guest, 80)?;
+    connection.send(guest, b"welcome");
+    connection.hear_reset(guest)?;
+    Ok(())
+}
+
+fn datagram(guest: &mut Guest<'_>) -> Goes {
+    guest.arrive()?;
+    guest.link.post(b"a question");
+    let question = guest.datagram_to("the client's datagram", 53)?;
+    guest.name(question.source, "client");
+    let told = crate::story::transcript::data(&question.payload);
+    guest.note("the client's datagram", crate::story::transcript::Fields::one("data", told));
+    let source = SocketAddr::new(guest.v4.into(), 53);
+    let answer = Datagram { source, destination: question.source, payload: b"an answer".to_vec() };
+    let frame = answer.frame(guest.card, guest.router(false));
+    guest.send(&frame);
+    guest.pause(Duration::from_millis(100));
+    Ok(())
+}
