@@ -184,7 +184,9 @@ impl<'a> Guest<'a> {
     /// Reads a frame, answers it if it asks for us, and keeps it otherwise.
     fn take(&mut self, frame: &[u8], meta: FrameMeta) {
         let told = Told::read(frame, meta == FrameMeta::default());
-        assert!(told.complaint.is_none(), "{}: {told:?}", told.complaint.unwrap_or_default());
+        if let Some(complaint) = told.complaint {
+            self.note("a sound frame", Fields::one("complaint", complaint));
+        }
         match &told.body {
             Body::Arp(arp) if self.answers_neighbours && arp.operation == 1 && arp.target == self.v4 => {
                 let answer = Arp {
@@ -240,6 +242,11 @@ impl<'a> Guest<'a> {
     pub fn missing(&mut self, what: &str) -> Missing {
         self.note(what, Fields::none());
         Missing(what.to_owned())
+    }
+
+    /// Takes down whether something is as it should be.
+    pub fn check(&mut self, what: &str, is_so: bool) {
+        self.note(what, Fields::one("is so", if is_so { "yes" } else { "no" }));
     }
 
     /// Takes something down.

@@ -14,7 +14,7 @@ use netstack::frame::{Checksum, FrameMeta};
 
 use super::link::{Datagrams, Link, Sent, Stream, loopback, pattern_of};
 use crate::PATIENCE;
-use crate::host::{free_ports, listen, seen_by_guests, serve};
+use crate::host::{listen, seen_by_guests, serve};
 use crate::namespace::Process;
 use crate::qemu::Serving;
 use crate::wait::limit;
@@ -23,7 +23,7 @@ use crate::wait::limit;
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// How long it is given to answer. The slowest timers that a story waits for are a few seconds long.
-const ANSWER: Duration = Duration::from_secs(6);
+const ANSWER: Duration = Duration::from_secs(4);
 
 /// A frame that is longer is none: QEMU's own bound.
 const LONGEST: usize = 4096 + 65_536;
@@ -67,7 +67,7 @@ impl Live {
     ///
     /// When it does not start.
     pub fn start(kind: Kind, user: &str) -> Self {
-        let forward = user.contains("{port}").then(|| free_ports(1));
+        let forward = user.contains("{port}").then(free_port);
         let user = forward.map_or_else(|| user.to_owned(), |port| user.replace("{port}", &port.to_string()));
         let (frames, network) = match kind {
             Kind::Libslirp => qemu(&user),
@@ -111,6 +111,14 @@ fn qemu(user: &str) -> (UnixStream, Network) {
     qemu.args(["-netdev", "hubport,id=one,hubid=0,netdev=slirp", "-netdev", "hubport,id=two,hubid=0,netdev=wire"]);
     let child = qemu.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     (ours, Network::Qemu(Process(child.expect("setpriv can be started"))))
+}
+
+/// A port of the loopback address that is free for TCP and UDP, and that nobody else is given soon.
+fn free_port() -> u16 {
+    let (listener, address) = listen(loopback(false));
+    let _datagrams = UdpSocket::bind(address).expect("a port that is free for TCP is free for UDP");
+    drop(listener);
+    address.port()
 }
 
 /// Connects as a guest. The socket may be there a moment before somebody listens.

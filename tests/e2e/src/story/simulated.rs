@@ -13,7 +13,9 @@ use netstack::port::PortId;
 use netstack::replay::record::{RecordError, Recorded, Recorder, Setup};
 
 use super::link::{Datagrams, Link, Sent, Stream, loopback};
-use super::{Story, guest};
+use super::guest::{self, Goes};
+use super::transcript::Transcript;
+use super::Story;
 
 /// How long a guest takes to answer what it has received.
 const REACTION: Duration = Duration::from_micros(150);
@@ -59,17 +61,28 @@ pub struct Simulated {
 ///
 /// When the story does not come to its end.
 pub fn record(story: &Story) -> Result<Recorded, RecordError> {
+    let (transcript, outcome, recorded) = play(story)?;
+    assert!(!transcript.has_doubts(), "{}:\n{transcript}", story.name);
+    if let Err(guest::Missing(what)) = outcome {
+        let so_far = std::env::temp_dir().join("slipway-story.pcapng");
+        recorded.save(&so_far)?;
+        panic!("{}: {what} did not come; what was said is in {}:\n{transcript}", story.name, so_far.display());
+    }
+    Ok(recorded)
+}
+
+/// Likewise, however the story ends; returns what the guest was told too.
+///
+/// # Errors
+///
+/// As [`record`].
+pub fn play(story: &Story) -> Result<(Transcript, Goes, Recorded), RecordError> {
     let user = story.user.replace("{port}", &FORWARD.to_string());
     let setup = Setup { user, mtu: story.mtu, offloads: story.offloads, limits: story.limits(), ..Setup::default() };
     let mut link = Simulated::new(Recorder::new(setup)?);
     let (transcript, outcome) = story.play(&mut link);
-    if let Err(guest::Missing(what)) = outcome {
-        let so_far = std::env::temp_dir().join("slipway-story.pcapng");
-        link.recorder.finish(story.line)?.save(&so_far)?;
-        panic!("{}: {what} did not come; what was said is in {}:\n{transcript}", story.name, so_far.display());
-    }
     link.settle();
-    link.recorder.finish(story.line)
+    Ok((transcript, outcome, link.recorder.finish(story.line)?))
 }
 
 impl Simulated {

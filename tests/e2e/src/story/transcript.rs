@@ -190,6 +190,11 @@ impl Transcript {
         self.entries.push((what.to_owned(), fields));
     }
 
+    /// Whether something was not as it should be.
+    pub fn has_doubts(&self) -> bool {
+        self.entries.iter().any(|(_, fields)| fields.0.contains_key("complaint") || fields.0.get("is so").is_some_and(|so| so == "no"))
+    }
+
     /// What is different. Once one account ends, the other's is not compared further.
     pub fn compare(&self, other: &Self) -> Vec<Difference> {
         let mut differences = Vec::new();

@@ -41,7 +41,7 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("tcp/closed-under-way", "the server closes although the guest goes on, and the guest is reset", closed_under_way),
     Story::new("tcp/simultaneous-close", "both sides close before they have heard of each other's end", simultaneous_close),
     Story::new("tcp/data-with-fin", "the last data and the end come in one segment", data_with_fin),
-    Story::new("tcp/fin-repeated", "an end that comes once more is acknowledged once more", fin_repeated),
+    Story::new("tcp/fin-repeated", "an end that comes once more, of a connection that is over", fin_repeated),
     Story::new("tcp/last-ack-lost", "the guest never acknowledges the end, which is repeated until the connection is given up", last_ack_lost)
         .spared("it takes minutes"),
 ];
@@ -107,7 +107,7 @@ fn syn_repeated(guest: &mut Guest<'_>) -> Goes {
     let again = Segment { seq: connection.seq - 1, ack: 0, options: SYN_OPTIONS.to_vec(), ..connection.segment(SYN) };
     connection.give(guest, &again);
     let second = connection.complete(guest)?;
-    assert_eq!(first.seq, second.seq, "one connection has one initial sequence number");
+    guest.check("a connection has one initial sequence number", first.seq == second.seq);
     connection.send(guest, b"a line");
     connection.read(guest, 6)?;
     connection.close(guest)
@@ -143,7 +143,7 @@ fn small_segments(guest: &mut Guest<'_>) -> Goes {
     let mut connection = Connection::syn(guest, 40_000, server, &[2, 4, 0x01, 0x00]);
     connection.complete(guest)?;
     let first = connection.await_one(guest, "data", |segment| !segment.payload.is_empty())?;
-    assert!(first.payload.len() <= 256, "{first:?}");
+    guest.check("segments are as small as the guest wants them", first.payload.len() <= 256);
     connection.ack = connection.ack.wrapping_add(first.payload.len() as u32);
     connection.acknowledge(guest);
     connection.read_to_end(guest)?;
