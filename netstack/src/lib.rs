@@ -14,6 +14,7 @@
 //! | [`gateway`] | the services at the virtual addresses: DHCP, DNS |
 //! | [`host`] | sockets, as the stack asks for them: the kernel's, or simulated ones |
 //! | [`engine`] | the async shell that drives all of this |
+//! | [`capture`] | recording what goes over the link while it does |
 //! | [`pcap`] | capture files, and what we write into their comments |
 //! | [`config`] | what can be set, and the syntax of QEMU's `-netdev user` |
 //! | [`wire`], [`addr`], [`time`] | what they share |
@@ -45,6 +46,7 @@
 //! ```
 
 pub mod addr;
+pub mod capture;
 pub mod config;
 pub mod engine;
 pub mod frame;

@@ -228,8 +228,6 @@ fn number<N: FromStr>(key: &'static str, value: &str) -> Result<N, NoteError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
-
     use proptest::prelude::*;
 
     use super::*;

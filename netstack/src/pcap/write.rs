@@ -242,8 +242,6 @@ fn write_all(out: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
-
     use pcap_parser::traits::PcapNGPacketBlock;
     use pcap_parser::{Block, PcapBlockOwned, PcapNGSlice};
 

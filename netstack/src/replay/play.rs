@@ -9,6 +9,7 @@ use super::form;
 use super::load::Scene;
 use super::packet::{Tcp, Udp};
 use super::record::dropped;
+use super::sidecar::Clock;
 use super::script::{Op, Plan, Script, forward_to};
 use super::stage::{Question, SentFrame, Stage};
 use super::translate;
@@ -107,7 +108,7 @@ impl Player<'_> {
         let times: BTreeSet<Instant> =
             scene.packets.iter().map(|packet| packet.at).chain(script.ops.keys().copied()).collect();
         let last = scene.packets.last().map_or(Instant::ZERO, |packet| packet.at);
-        let lateness = if scene.clock == super::sidecar::Clock::Virtual { Duration::ZERO } else { LATENESS };
+        let lateness = if scene.clock == Clock::Virtual { Duration::ZERO } else { LATENESS };
         let mut next = 0;
         let mut busy = false;
         for time in times.into_iter().filter(|time| *time <= last) {
@@ -137,6 +138,12 @@ impl Player<'_> {
 
     fn turn(&mut self, now: Instant, packets: std::ops::Range<usize>) -> io::Result<bool> {
         self.stage.begin_turn(now);
+        let new_port = packets.clone().any(|index| !self.ports.contains_key(&self.scene.packets[index].port));
+        if new_port && self.scene.clock == Clock::Real && self.stage.next_deadline().is_some_and(|due| due <= now) {
+            // A port comes between turns.
+            self.stage.end_turn();
+            self.collect();
+        }
         for index in packets.clone() {
             self.add_port(self.scene.packets[index].port)?;
         }

@@ -26,14 +26,12 @@
 
 mod peers;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
 pub(super) use self::peers::QUEUE;
-use self::peers::Peers;
-use super::Logged;
-use super::form;
+use self::peers::{PeerTold, Peers};
+use super::{Logged, Options, Report, form, replay};
 use super::sidecar::{Clock, Limits, Sidecar, Timeouts};
 use super::stage::{Question, SentFrame, Stage};
 use crate::config::qemu;
@@ -96,8 +94,12 @@ pub enum RecordError {
     Io(#[from] io::Error),
     /// Played into an engine, the recording does not give the same answers: the script depends on something that a recording and its
     /// sidecar do not have.
-    #[error("the recording does not replay:\n{0}")]
-    DoesNotReplay(String),
+    #[error("the recording does not replay: {}", differences(.0))]
+    DoesNotReplay(Box<Report>),
+}
+
+fn differences(report: &Report) -> String {
+    report.differences.iter().map(|difference| format!("{difference:?}")).collect::<Vec<_>>().join("\n")
 }
 
 /// A frame that came to a guest.
@@ -309,17 +311,30 @@ impl Recorder {
             user: Some(self.setup.user.clone()).filter(|user| !user.is_empty()),
         };
         let file = write_file(&section, &self.interfaces, &self.log)?;
+        let peers = self.peers.told(&self.log);
+        let plain: Vec<_> = peers.iter().filter_map(PeerTold::needed).collect();
         let sidecar = Sidecar {
             story: Some(story.to_owned()),
             seed: Some(self.setup.seed),
             clock: Clock::Virtual,
             limits: self.setup.limits.clone(),
             timeouts: self.setup.timeouts.clone(),
-            peers: self.peers.told(&self.log),
+            peers: plain,
             ..Sidecar::default()
         };
-        Ok(Recorded { file, sidecar })
+        let report = replayed(&file, &sidecar)?;
+        if report.matches() {
+            return Ok(Recorded { file, sidecar });
+        }
+        // When peers wrote cannot always be told from when it was sent: then it is said.
+        let sidecar = Sidecar { peers: peers.into_iter().map(|told| told.peer).collect(), ..sidecar };
+        let report = replayed(&file, &sidecar)?;
+        if report.matches() { Ok(Recorded { file, sidecar }) } else { Err(RecordError::DoesNotReplay(Box::new(report))) }
     }
+}
+
+fn replayed(file: &[u8], sidecar: &Sidecar) -> Result<Report, RecordError> {
+    replay(file, sidecar.clone(), &Options::default()).map_err(|error| RecordError::Io(io::Error::other(error)))
 }
 
 /// A recording that was made by a script.
@@ -343,16 +358,15 @@ impl Recorded {
     }
 }
 
-/// The bytes of a capture file.
+/// The bytes of a capture file. The packets' ports are counted in the order of `interfaces`.
 pub(super) fn write_file(section: &SectionNote, interfaces: &[(String, PortNote)], log: &[Logged]) -> io::Result<Vec<u8>> {
     let mut writer = Writer::new(Vec::new(), section)?;
-    let mut numbers = HashMap::new();
     for (name, note) in interfaces {
-        numbers.insert(note.port, writer.add_interface(name, 0, note)?);
+        writer.add_interface(name, 0, note)?;
     }
     for Logged { at, port, direction, bytes, original_len, note, .. } in log {
         writer.write(&Record {
-            interface: numbers.get(port).copied().unwrap_or_default(),
+            interface: port.0.into(),
             stamp: section.epoch + at.as_micros() * 1000,
             direction: *direction,
             bytes,

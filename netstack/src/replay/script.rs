@@ -52,6 +52,8 @@ pub(super) struct Plan {
     asked: Option<Instant>,
     /// The engine's initial sequence number in the recording.
     pub(super) isn: Option<u32>,
+    /// The guest's.
+    pub(super) guest_isn: Option<u32>,
     /// The error with which the attempt fails at once.
     pub(super) fails_at_once: Option<i32>,
     answered: bool,
@@ -156,6 +158,9 @@ impl Script {
             return error.into_iter().for_each(|errno| self.fail(key, now, errno));
         };
         if packet.direction == Direction::FromGuest {
+            if tcp.has(SYN) && !plan.answered {
+                plan.guest_isn = Some(tcp.seq);
+            }
             if tcp.opens() {
                 plan.asked.get_or_insert(now);
             }

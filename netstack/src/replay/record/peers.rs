@@ -80,8 +80,8 @@ impl Peers {
         }
     }
 
-    /// What a sidecar must say of them.
-    pub(super) fn told(&self, log: &[Logged]) -> Vec<Peer> {
+    /// What there is to say of them.
+    pub(super) fn told(&self, log: &[Logged]) -> Vec<PeerTold> {
         let keys = conversation::assign(log);
         let tell = |watched: &Watched| {
             let Key::Tcp { guest, remote, number, .. } = *keys.get(watched.asks)? else { return None };
@@ -93,12 +93,26 @@ impl Peers {
                 send_queue: usual(watched.queues.0),
                 receive_queue: usual(watched.queues.1),
                 reads: if watched.slow { watched.reads.clone() } else { Vec::new() },
-                writes: Vec::new(),
-                finishes: None,
+                writes: watched.writes.clone(),
+                finishes: watched.finishes,
             };
-            let needed = watched.slow || peer.send_queue.is_some() || peer.receive_queue.is_some();
-            needed.then_some(peer)
+            Some(PeerTold { peer, slow: watched.slow })
         };
         self.known.values().filter_map(tell).collect()
+    }
+}
+
+/// All that a sidecar can say of a peer.
+#[derive(Debug, Clone)]
+pub(super) struct PeerTold {
+    pub(super) peer: Peer,
+    slow: bool,
+}
+
+impl PeerTold {
+    /// What of it no segment can tell, if there is such a thing.
+    pub(super) fn needed(&self) -> Option<Peer> {
+        let peer = Peer { writes: Vec::new(), finishes: None, ..self.peer.clone() };
+        (self.slow || peer.send_queue.is_some() || peer.receive_queue.is_some()).then_some(peer)
     }
 }
