@@ -10,6 +10,7 @@
 //! What always holds: nothing waits for time to pass, only for something to happen, and for that at most [`PATIENCE`]; and what a test has
 //! started ends with it.
 
+pub mod fixtures;
 pub mod host;
 pub mod initrd;
 pub mod namespace;

@@ -1,9 +1,11 @@
 //! Tells stories by hand: what they are, and what a guest is told in them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use e2e::fixtures;
 use e2e::story::live::{Kind, Live};
 use e2e::story::{Oracle, Story, all, simulated};
 
@@ -18,9 +20,12 @@ struct Arguments {
 enum Command {
     /// The stories that there are
     List,
-    /// Play them in virtual time, and write the recordings into this directory
+    /// Play them in virtual time, and write the recordings
     Record {
-        directory: PathBuf,
+        /// Where to, instead of `pcap-fixtures`
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+        /// Stories whose names contain one of these
         names: Vec<String>,
     },
     /// What the guest is told, by each network
@@ -41,25 +46,34 @@ enum Network {
     Core,
 }
 
-fn main() {
+fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::List => all().iter().for_each(|story| println!("{:<32} {}", story.name, story.line)),
-        Command::Record { directory, names } => {
-            for story in chosen(&names) {
-                let path = directory.join(story.name).with_extension("pcapng");
-                fs::create_dir_all(path.parent().expect("a file is in a directory")).expect("a directory");
-                let recorded = simulated::record(&story).unwrap_or_else(|error| panic!("{}: {error}", story.name));
-                recorded.save(&path).expect("a file");
-                println!("{}", path.display());
-            }
-        }
+        Command::Record { into, names } => record(&into.unwrap_or_else(fixtures::directory), &names)?,
         Command::Tell { by, names } => chosen(&names).iter().for_each(|story| tell(story, by)),
     }
+    Ok(())
 }
 
 fn chosen(names: &[String]) -> Vec<Story> {
     let is_chosen = |story: &Story| names.is_empty() || names.iter().any(|name| story.name.contains(name.as_str()));
     all().into_iter().filter(is_chosen).collect()
+}
+
+/// Records stories, and brings the table of recordings up to date.
+fn record(into: &Path, names: &[String]) -> anyhow::Result<()> {
+    for story in chosen(names) {
+        let path = into.join(story.name).with_extension("pcapng");
+        fs::create_dir_all(path.parent().unwrap_or(into))?;
+        let recorded = simulated::record(&story).with_context(|| format!("{} cannot be recorded", story.name))?;
+        recorded.save(&path)?;
+    }
+    let fixtures = fixtures::all(into)?;
+    if into.join("README.md").exists() {
+        fs::write(into.join("README.md"), fixtures::readme_with(into, &fixtures::table(&fixtures))?)?;
+    }
+    println!("{} recordings in {}", fixtures.len(), into.display());
+    Ok(())
 }
 
 fn tell(story: &Story, by: Option<Network>) {

@@ -9,6 +9,8 @@ use crate::story::link::{Stream, pattern_of};
 use crate::story::tcp::Connection;
 use crate::story::transcript::Fields;
 
+const TIMERS: &str = "libslirp's timers take longer than a test may wait";
+
 pub(super) const STORIES: &[Story] = &[
     Story::new("loss/repeated", "a segment that comes twice is delivered once and acknowledged twice", repeated),
     Story::new("loss/out-of-order", "a segment that overtakes another waits for it", out_of_order),
@@ -16,9 +18,11 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("loss/hole-at-the-end", "the end overtakes the last data", end_first),
     Story::new("loss/fast-retransmission", "the guest misses one segment, and gets it again after three duplicate acknowledgements", fast)
         .spared("how much comes at once, and so which segment is the missing one, is a matter of time there"),
-    Story::new("loss/timeout", "the guest is deaf for a while, and gets everything again", timeout),
+    Story::new("loss/timeout", "the guest is deaf for a while, and gets everything again", timeout)
+        .spared(TIMERS),
     Story::new("loss/acks-in-pieces", "the guest acknowledges half a segment", half_a_segment),
-    Story::new("loss/zero-window-of-guest", "the guest has no room, is probed, and goes on reading", zero_window_of_guest),
+    Story::new("loss/zero-window-of-guest", "the guest has no room, is probed, and goes on reading", zero_window_of_guest)
+        .spared(TIMERS),
     Story::new("loss/small-window-of-guest", "the guest has room for 1000 bytes at a time", small_window),
     Story::new("loss/zero-window-of-host", "the server does not read; the window closes, and opens again when it does", zero_window_of_host)
         .spared("it depends on how much room the kernel has"),

@@ -27,7 +27,8 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("malformed/icmp6-short", "ICMPv6 messages that end within their header (CVE-2020-10756)", icmp6_short),
     Story::new("malformed/icmp-length", "an echo request whose IP header says that it is longer than it is (CVE-2026-115449)", icmp_length),
     Story::new("malformed/quoted-length", "an error about a datagram quotes only what was sent (CVE-2026-120830)", quoted_length),
-    Story::new("malformed/urgent-pointer", "an urgent pointer behind the data, and before it (CVE-2026-9539)", urgent_pointer),
+    Story::new("malformed/urgent-pointer", "an urgent pointer behind the data, and before it (CVE-2026-9539)", urgent_pointer)
+        .spared("libslirp 4.7 sends the guest 4 GiB of its own memory"),
     Story::new("malformed/fragments", "fragments, in order, overlapping, and again (CVE-2019-15890, CVE-2020-1983)", fragments).spared(FRAGMENTS),
     Story::new("malformed/fragments-oversize", "fragments that would make a packet of more than 65535 bytes (CVE-2019-14378)", oversize).spared(FRAGMENTS),
     Story::new("malformed/fragments-v6", "fragments of IPv6, and one that is whole by itself", fragments6),
@@ -55,7 +56,8 @@ fn lives(guest: &mut Guest<'_>) -> Goes {
     guest.hear_nothing("answer to what makes no sense");
     let frame = guest.echo_frame(GATEWAY.into(), 0x11fe, 1, b"still there?");
     guest.send(&frame);
-    guest.hear_icmp("echo reply of the gateway")?;
+    let is_reply = |told: &Told| matches!(&told.body, Body::Icmp(icmp) if icmp.source.is_ipv4() && icmp.kind == 0);
+    guest.hear("echo reply of the gateway", is_reply)?;
     Ok(())
 }
 
@@ -151,7 +153,7 @@ fn tftp(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
     let server = SocketAddr::from((GATEWAY, 69));
     for request in [&[][..], &[0], &[0, 1], b"\0\x01file", b"\0\x01file\0octet", b"\0\x01../../etc/passwd\0octet\0", b"\0\x01..\\..\\boot.ini\0octet\0"] {
-        guest.datagram(5000, server, request);
+        guest.datagram(6900, server, request);
     }
     lives(guest)
 }
