@@ -18,11 +18,8 @@ pub mod pattern;
 pub mod programs;
 pub mod qemu;
 pub mod session;
-<<<<<<< HEAD
 pub mod story;
-=======
 pub mod tshark;
->>>>>>> replay
 pub mod unprivileged;
 pub mod wait;
 
