@@ -71,7 +71,8 @@ fn main() -> Outcome<()> {
 /// What the figures are of.
 fn machine() -> String {
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |(_, m)| m);
+    let model =
+        information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |(_, m)| m);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kind = ["kvm_intel", "kvm_amd", "kvm_pvm"].into_iter().find(|module| Path::new("/sys/module").join(module).exists());
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
@@ -124,8 +125,7 @@ fn kernel() -> Option<PathBuf> {
 /// machine off.
 fn patched(kernel: &Path) -> Outcome<tempfile::TempPath> {
     // mov dx, 0x3f8; mov al, '!'; out dx, al; mov al, '\n'; out dx, al; mov dx, 0x600; mov al, 0x34; out dx, al; jmp $
-    const CODE: &[u8] =
-        b"\x66\xba\xf8\x03\xb0\x21\xee\xb0\x0a\xee\x66\xba\x00\x06\xb0\x34\xee\xeb\xfe";
+    const CODE: &[u8] = b"\x66\xba\xf8\x03\xb0\x21\xee\xb0\x0a\xee\x66\xba\x00\x06\xb0\x34\xee\xeb\xfe";
     let mut image = fs::read(kernel)?;
     let entry = (usize::from(image[0x1f1]) + 1) * 512 + 0x200;
     image.get_mut(entry..entry + CODE.len()).ok_or("this is no kernel")?.copy_from_slice(CODE);

@@ -95,9 +95,11 @@ fn output_that_nobody_takes_does_not_keep_a_machine_from_ending() {
     rustix::io::ioctl_fionbio(&pipe, false).unwrap();
     let mut child = program(&WAITING).stdout(pipe).spawn().unwrap();
     // Its processor is in the write by the time that its thread is there; either way the program ends.
-    while !std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten().any(|task| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "vcpu0")
-    }) {
+    while !std::fs::read_dir(format!("/proc/{}/task", child.id()))
+        .unwrap()
+        .flatten()
+        .any(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "vcpu0"))
+    {
         std::thread::yield_now();
     }
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
@@ -122,7 +124,8 @@ impl Session {
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
         let name = ptsname(&keyboard, Vec::new()).unwrap();
-        let terminal = rustix::fs::open(name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY, rustix::fs::Mode::empty()).unwrap();
+        let terminal =
+            rustix::fs::open(name, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY, rustix::fs::Mode::empty()).unwrap();
         let child = program(words)
             .stdin(terminal.try_clone().unwrap())
             .stdout(terminal.try_clone().unwrap())

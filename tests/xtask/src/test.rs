@@ -36,7 +36,8 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// The optimised programs, which the end-to-end tests run, and the tests themselves.
 fn build(steps: &mut Steps) -> Result<bool> {
-    Ok(steps.run("programs", cargo().args(["build", "--release", "--bins", "--package", "netstack", "--locked"]))?
+    Ok(steps
+        .run("programs", cargo().args(["build", "--release", "--bins", "--package", "netstack", "--package", "vmm", "--locked"]))?
         && steps.run("tests", cargo().args(["test", "--workspace", "--all-targets", "--no-run", "--locked", "--quiet"]))?)
 }
 

@@ -283,4 +283,3 @@ fn try_to_behave(mut connection: &TcpStream, stream: Stream) -> io::Result<()> {
     }
     Ok(())
 }
-

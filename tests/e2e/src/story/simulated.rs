@@ -12,10 +12,10 @@ use netstack::host::sim::{ConnectionId, Program, Server, UdpServer};
 use netstack::port::PortId;
 use netstack::replay::record::{RecordError, Recorded, Recorder, Setup};
 
-use super::link::{Datagrams, Link, Sent, Stream, loopback};
-use super::guest::{self, Goes};
-use super::transcript::Transcript;
 use super::Story;
+use super::guest::{self, Goes};
+use super::link::{Datagrams, Link, Sent, Stream, loopback};
+use super::transcript::Transcript;
 
 /// How long a guest takes to answer what it has received.
 const REACTION: Duration = Duration::from_micros(150);

@@ -26,10 +26,14 @@ impl Built {
     /// # Errors
     ///
     /// When a network cannot be started, or KVM refuses.
-    pub(crate) async fn of(plan: Plan, stop: StopSwitch, console: Box<dyn Write + Send>) -> Result<Self, Failure> {
+    pub(crate) async fn of(mut plan: Plan, stop: StopSwitch, console: Box<dyn Write + Send>) -> Result<Self, Failure> {
         let mut networks = Vec::new();
-        for network in &plan.networks {
-            networks.push(Network::start(&network.id, &network.config)?);
+        for network in &mut plan.networks {
+            let running = Network::start(&network.id, &network.config)?;
+            if let Some(capture) = network.capture.take() {
+                running.record(capture).await?;
+            }
+            networks.push(running);
         }
         let mut machine = Machine::new(plan.memory, plan.cpus, stop, console).map_err(|err| unbuildable(&err))?;
         for (network, running) in plan.networks.iter().zip(&networks) {

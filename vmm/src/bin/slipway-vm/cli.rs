@@ -1,5 +1,6 @@
 //! The command line: what can be said, checked as far as the words alone allow, and explained by `--help`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -85,7 +86,8 @@ Examples:
   slipway-vm run --kernel /boot/vmlinuz --initrd initrd.img
   slipway-vm run --kernel vmlinuz --initrd initrd --append 'console=ttyS0 root=/dev/vda1' --drive file=disk.img \\
                  --netdev user,id=n0,hostfwd=tcp:127.0.0.1:2222-:22 --device virtio-net,netdev=n0
-  slipway-vm run --kernel vmlinuz --initrd initrd --cpus 2 --memory 1G --netdev user,id=n0 --device e1000,netdev=n0";
+  slipway-vm run --kernel vmlinuz --initrd initrd --cpus 2 --memory 1G --netdev user,id=n0 --device e1000,netdev=n0
+  slipway-vm run --pcap vm.pcapng             the built-in guest, and a recording of what it says";
 
 const DEMO_HELP: &str = "\
 Starts servers on this machine's loopback address, and guests that use them through the engine: one in a network namespace, and the \
@@ -143,6 +145,9 @@ pub(crate) struct RunArgs {
     /// A network card: virtio-net|e1000,netdev=ID[,mac=MAC][,mtu=N]; may be given several times
     #[arg(long = "device", value_name = "KIND,OPTS")]
     pub(crate) devices: Vec<CardSpec>,
+    /// Record a network's frames into this pcapng file, which only you may read; with several networks, each may have one
+    #[arg(long = "pcap", value_name = "[ID=]FILE")]
+    pub(crate) captures: Vec<CaptureSpec>,
 }
 
 #[derive(Debug, Args)]
@@ -210,9 +215,31 @@ impl FromStr for DriveSpec {
     }
 }
 
+/// A `--pcap`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaptureSpec(pub(crate) OsString);
+
+impl From<OsString> for CaptureSpec {
+    fn from(text: OsString) -> Self {
+        Self(text)
+    }
+}
+
+impl CaptureSpec {
+    /// Which network it is of, if it says so, and the file. A file whose name has a `=` is named with its network.
+    pub(crate) fn split(&self) -> (Option<&str>, PathBuf) {
+        match self.0.to_str().and_then(|text| text.split_once('=')) {
+            Some((id, file)) if !id.contains('/') => (Some(id), PathBuf::from(file)),
+            _ => (None, PathBuf::from(&self.0)),
+        }
+    }
+}
+
 /// A `--netdev`.
 #[derive(Debug, Clone)]
 pub(crate) struct NetworkSpec {
+    /// As the user has written it.
+    pub(crate) text: String,
     pub(crate) id: String,
     pub(crate) config: Config,
 }
@@ -229,7 +256,7 @@ impl FromStr for NetworkSpec {
         let id = ids.next_back().and_then(|(_, id)| id.clone()).filter(|id| !id.is_empty());
         let id = id.ok_or("a network needs a name for its devices to refer to: id=ID")?;
         let config = qemu::parse(text).map_err(|err| err.to_string())?;
-        Ok(Self { id, config })
+        Ok(Self { text: text.to_owned(), id, config })
     }
 }
 
@@ -374,6 +401,18 @@ mod tests {
         ] {
             assert_eq!(run(words).unwrap_err().exit_code(), 2, "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_recording_may_name_its_network() {
+        let split = |text: &str| {
+            let spec = CaptureSpec(text.into());
+            let (id, file) = spec.split();
+            (id.map(str::to_owned), file.display().to_string())
+        };
+        assert_eq!(split("vm.pcapng"), (None, "vm.pcapng".to_owned()));
+        assert_eq!(split("n0=vm.pcapng"), (Some("n0".to_owned()), "vm.pcapng".to_owned()));
+        assert_eq!(split("./a=b"), (None, "./a=b".to_owned()));
     }
 
     #[test]

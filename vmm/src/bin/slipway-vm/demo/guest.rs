@@ -57,8 +57,9 @@ pub(super) fn in_machine(nic: NicKind, bytes: u64) -> Result<Vec<Step>, Failure>
     let memory = memory::allocate(MEMORY).map_err(|err| cannot(&err))?;
     let kernel = Kernel::built_in("the built-in guest", probe::IMAGE).map_err(|err| cannot(&err))?;
     let entry = kernel.load(&memory, &Payload { initrd: None, command_line }).map_err(|err| cannot(&err))?;
-    let networks = vec![NetworkPlan { id: "demo".to_owned(), config, cards: vec![card] }];
-    let plan = Plan { memory, entry, cpus: 1, disks: Vec::new(), networks };
+    let mut network = NetworkPlan::new("demo".to_owned(), config, String::new());
+    network.cards.push(card);
+    let plan = Plan { memory, entry, cpus: 1, disks: Vec::new(), networks: vec![network] };
     let stop = StopSwitch::new().map_err(|err| cannot(&err))?;
     let (console, lines) = Lines::pair();
     let built = network::runtime()?.block_on(Built::of(plan, stop.clone(), Box::new(console)))?;

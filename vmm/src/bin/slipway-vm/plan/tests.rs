@@ -95,3 +95,17 @@ fn a_machine_too_small_for_its_kernel_is_refused() {
     let told = refused(&["--memory", "16M"]);
     assert!(told.contains("needs") && told.contains("--memory"), "{told}");
 }
+
+#[test]
+fn every_network_may_be_recorded_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.pcapng").display().to_string();
+    let two = ["--memory", "64M", "--netdev", "user,id=a", "--netdev", "user,id=b", "--pcap"];
+    assert!(refused(&[&two[..], &[&file]].concat()).contains("several networks"));
+    assert!(refused(&[&two[..], &["c=x"]].concat()).contains("no network is called c"));
+    let of_a = format!("a={file}");
+    assert!(refused(&[&two[..], &[&of_a, "--pcap", &of_a]].concat()).contains("recorded twice"));
+    let plan = Plan::of(&args(&[&two[..], &[&of_a]].concat())).unwrap();
+    assert!(plan.networks[0].capture.is_some() && plan.networks[1].capture.is_none());
+    assert!(refused(&["--memory", "64M", "--pcap", "/no/such/directory/x"]).contains("/no/such/directory/x"));
+}
