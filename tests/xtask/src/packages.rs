@@ -36,6 +36,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "cpio", witness: Witness::Program("cpio") },
     Package { name: "kmod", witness: Witness::Program("modprobe") },
     Package { name: "iproute2", witness: Witness::Program("ip") },
+    Package { name: "acpica-tools", witness: Witness::Program("iasl") },
     Package { name: "binutils", witness: Witness::Program("strip") },
     Package { name: "util-linux", witness: Witness::Program("unshare") },
     Package { name: "linux-image-amd64", witness: Witness::Kernel },

@@ -1,5 +1,7 @@
 use super::*;
 use crate::pci::{ConfigSpace, HostBridge, Identity};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 /// A function with memory, ports and a doorbell, whose registers hold what is written.
@@ -228,4 +230,49 @@ fn the_first_devices_have_an_interrupt_of_their_own() {
     assert_eq!(lines, [16, 17, 18, 19, 20, 21, 22, 23]);
     assert_eq!((intx_gsi(9), intx_gsi(31)), (16, 22));
     assert!((0..SLOTS).all(|slot| (16..24).contains(&intx_gsi(slot))));
+}
+
+/// What a guest may do to configuration space.
+#[derive(Debug, Clone)]
+enum Access {
+    Index(u32),
+    Port { port: u64, data: Vec<u8> },
+    Window { offset: u64, data: Vec<u8> },
+    Read { offset: u64, len: usize },
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    // The card is where something happens; the rest of the bus gets its share too.
+    let offset = prop_oneof![(1_u64 << 15)..(1 << 15) + 64, 0..layout::ECAM_SIZE];
+    let data = prop_oneof![vec(any::<u8>(), 1..=8), Just(vec![0xff; 4]), Just(vec![3, 0]), Just(vec![0, 0x10, 0, 0xc0])];
+    prop_oneof![
+        prop_oneof![Just(1 << 31 | 1 << 11 | 0x10), Just(1 << 31 | 1 << 11 | 4), any()].prop_map(Access::Index),
+        (0xcf8_u64..0xd00, data.clone()).prop_map(|(port, data)| Access::Port { port, data }),
+        (offset.clone(), data).prop_map(|(offset, data)| Access::Window { offset, data }),
+        (offset, 1_usize..=8).prop_map(|(offset, len)| Access::Read { offset, len }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_guest_does_the_maps_agree_with_the_registers(accesses in vec(access(), 1..60)) {
+        let machine = Machine::new();
+        for access in accesses {
+            match access {
+                Access::Index(index) => machine.ports.write(0xcf8, &index.to_le_bytes()),
+                Access::Port { port, data } => machine.ports.write(port, &data),
+                Access::Window { offset, data } => machine.memory.write(layout::ECAM + offset, &data),
+                Access::Read { offset, len } => machine.memory.read(layout::ECAM + offset, &mut vec![0; len]),
+            }
+            prop_assert_eq!(machine.read(1, 0), 0x5678_1234);
+            let (command, memory, port) = (machine.read(1, 4), u64::from(machine.read(1, 0x10)), u64::from(machine.read(1, 0x14) & !3));
+            let decoded = command & 2 != 0 && (layout::PCI_MEMORY..layout::PCI_MEMORY + layout::PCI_MEMORY_SIZE).contains(&memory);
+            let tied = machine.ties.0.lock().unwrap().clone();
+            prop_assert_eq!(tied, if decoded { vec![memory + 0x800] } else { Vec::new() });
+            let window = u64::from(layout::PCI_PORTS)..u64::from(layout::PCI_PORTS) + u64::from(layout::PCI_PORTS_SIZE);
+            if command & 1 != 0 && window.contains(&port) {
+                prop_assert_eq!(Machine::byte(&machine.ports, port), 1);
+            }
+        }
+    }
 }
