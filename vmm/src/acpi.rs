@@ -150,7 +150,6 @@ fn host_bridge(aml: &mut Vec<u8>) {
         &[
             &Name::new(path("_HID"), &EISAName::new("PNP0A08")),
             &Name::new(path("_CID"), &EISAName::new("PNP0A03")),
-            &Name::new(path("_ADR"), &0_u8),
             &Name::new(path("_SEG"), &0_u8),
             &Name::new(path("_BBN"), &0_u8),
             &Name::new(path("_UID"), &0_u8),

@@ -246,7 +246,7 @@ fn access() -> impl Strategy<Value = Access> {
     let offset = prop_oneof![(1_u64 << 15)..(1 << 15) + 64, 0..layout::ECAM_SIZE];
     let data = prop_oneof![vec(any::<u8>(), 1..=8), Just(vec![0xff; 4]), Just(vec![3, 0]), Just(vec![0, 0x10, 0, 0xc0])];
     prop_oneof![
-        prop_oneof![Just(1 << 31 | 1 << 11 | 0x10), Just(1 << 31 | 1 << 11 | 4), any()].prop_map(Access::Index),
+        prop_oneof![Just(1 << 31 | 1 << 11 | 0x10), Just(1 << 31 | 1 << 11 | 4), any::<u32>()].prop_map(Access::Index),
         (0xcf8_u64..0xd00, data.clone()).prop_map(|(port, data)| Access::Port { port, data }),
         (offset.clone(), data).prop_map(|(offset, data)| Access::Window { offset, data }),
         (offset, 1_usize..=8).prop_map(|(offset, len)| Access::Read { offset, len }),
