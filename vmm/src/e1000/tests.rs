@@ -251,9 +251,9 @@ fn both_ways_to_reset_forget_what_the_driver_has_set() {
         assert_eq!((guest.get(MTA + 8), guest.get(ITR)), (0xdead_beef, 488));
         let control = guest.get(CTRL) | ctrl::RST;
         if by_port {
-            guest.io(CTRL, control)
+            guest.io(CTRL, control);
         } else {
-            guest.set(CTRL, control)
+            guest.set(CTRL, control);
         }
         for register in [MTA + 8, ITR, IMS, RCTL, TCTL, TDBAL, TDLEN, RDT, RXCSUM] {
             assert_eq!(guest.get(register), 0, "{register:#x}");

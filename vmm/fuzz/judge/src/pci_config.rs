@@ -101,28 +101,32 @@ impl Trial {
 
     fn step(&self, script: &mut Script<'_>) {
         let kind = script.byte() % step::COUNT;
-        let (address, device): (u64, &dyn Fn(u64, Option<&[u8]>, &mut [u8])) = match kind {
+        let address = match kind {
             step::WINDOW => {
                 let slot = u64::from(script.byte()) % (DEVICES + 2);
-                (slot * SLOT + u64::from(script.byte()), &|at, value, data| access(&self.window, at, value, data))
+                slot * SLOT + u64::from(script.byte())
             }
-            step::INDEX => (0, &|at, value, data| access(&self.data, at, value, data)),
-            step::DATA => (4 + u64::from(script.byte() & 3), &|at, value, data| access(&self.data, at, value, data)),
-            step::MEMORY => {
-                let at = layout::PCI_MEMORY + u64::from(script.word() & 0xf_ffff);
-                (at, &|at, value, data| bus_access(&self.memory, at, value, data))
-            }
-            step::PORTS => {
-                let at = u64::from(layout::PCI_PORTS) + u64::from(script.byte());
-                (at, &|at, value, data| bus_access(&self.ports, at, value, data))
-            }
-            _ => (script.double() & 0xf_ffff, &|at, value, data| access(&self.window, at, value, data)),
+            step::INDEX => 0,
+            step::DATA => 4 + u64::from(script.byte() & 3),
+            step::MEMORY => layout::PCI_MEMORY + u64::from(script.word() & 0xf_ffff),
+            step::PORTS => u64::from(layout::PCI_PORTS) + u64::from(script.byte()),
+            _ => script.double() & 0xf_ffff,
         };
         let len = script.choose(&[4, 2, 1, 8, 3]);
-        let value = script.double().to_le_bytes();
-        let mut data = [0; 8];
-        device(address, Some(&value[..len]), &mut data[..len]);
-        device(address, None, &mut data[..len]);
+        let value = &script.double().to_le_bytes()[..len];
+        let data = &mut [0; 8][..len];
+        match kind {
+            step::MEMORY => {
+                self.memory.write(address, value);
+                self.memory.read(address, data);
+            }
+            step::PORTS => {
+                self.ports.write(address, value);
+                self.ports.read(address, data);
+            }
+            step::INDEX | step::DATA => access(&self.data, address, value, data),
+            _ => access(&self.window, address, value, data),
+        }
     }
 
     fn read(&self, slot: u64, offset: u64, len: usize) -> u64 {
@@ -150,18 +154,9 @@ impl Trial {
     }
 }
 
-fn access(device: &dyn BusDevice, at: u64, value: Option<&[u8]>, data: &mut [u8]) {
-    match value {
-        Some(value) => device.write(at, value),
-        None => device.read(at, data),
-    }
-}
-
-fn bus_access(bus: &Bus, at: u64, value: Option<&[u8]>, data: &mut [u8]) {
-    match value {
-        Some(value) => bus.write(at, value),
-        None => bus.read(at, data),
-    }
+fn access(device: &impl BusDevice, at: u64, value: &[u8], data: &mut [u8]) {
+    device.write(at, value);
+    device.read(at, data);
 }
 
 /// Inputs to begin with.
