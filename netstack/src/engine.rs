@@ -6,6 +6,7 @@
 //! Each turn drains frames up to a budget, then news of sockets, lets the stack do what has become possible, and flushes every port once.
 //! Only when there is nothing left to do does the task sleep.
 
+mod capture;
 mod handle;
 mod services;
 
@@ -16,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
+use std::time::SystemTime;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +32,7 @@ use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
 use crate::stack::{Context, Counters, Stack};
-use crate::switch::{Forwarding, Switch};
+use crate::switch::{Forwarding, Link, Switch};
 use crate::time::{Duration, Instant};
 
 /// Frames that one port hands in before sockets get their turn.
@@ -114,6 +116,11 @@ pub struct Engine {
     handle: Handle,
     forwards: Vec<BoundForward>,
     started: TokioInstant,
+    /// The wall clock at that moment, in nanoseconds since 1970.
+    epoch: u64,
+    /// The time of the turn.
+    now: Instant,
+    mtu: u16,
     events: Vec<Event>,
     /// Whether news of sockets may wait.
     host_ready: bool,
@@ -165,6 +172,9 @@ impl Engine {
             handle: Handle::new(sender),
             forwards,
             started: TokioInstant::now(),
+            epoch: wall_clock(),
+            now: Instant::ZERO,
+            mtu: config.mtu,
             events: Vec::new(),
             host_ready: true,
         })
@@ -189,42 +199,60 @@ impl Engine {
             };
             match woken {
                 None | Some(Woken::Turn) => {}
-                Some(Woken::Command(command)) => self.command(command),
-                Some(Woken::Answer(answer)) => self.answer(&answer),
-                Some(Woken::Shutdown) => return,
+                Some(Woken::Command(command)) => {
+                    self.read_clock();
+                    self.command(command);
+                }
+                Some(Woken::Answer(answer)) => {
+                    self.read_clock();
+                    self.answer(&answer);
+                }
+                Some(Woken::Shutdown) => return self.end_captures().await,
             }
         }
     }
 
     /// Does what there is to do, a bounded amount of it. Returns whether there is more.
+    ///
+    /// All that is done in a turn is done at the same time, so whoever plays a recording knows what was.
     fn turn(&mut self) -> bool {
+        self.read_clock();
         let mut busy = self.take_frames();
         busy |= self.take_events();
-        let now = self.now();
-        let Self { stack, host, switch, gateway, .. } = self;
+        let Self { stack, host, switch, gateway, now, .. } = self;
+        let now = *now;
         let mut cx = Context { now, link: switch.egress(), host, services: gateway };
         if stack.next_deadline().is_some_and(|at| at <= now) {
             stack.expire(&mut cx);
         }
         busy |= stack.run(&mut cx);
         self.flush();
+        self.switch.recorder().end_turn();
         busy
     }
 
     fn take_frames(&mut self) -> bool {
-        let now = self.now();
+        let now = self.now;
         let mut busy = false;
         let mut broken = Vec::new();
         let Self { stack, host, switch, gateway, ports, .. } = self;
         for port in ports.iter_mut().filter(|port| port.readable) {
             let Some((ingress, egress)) = switch.split(port.id) else { continue };
-            let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| match egress
-                .forward(now, port.id, &frame, |mac| stack.is_ours(mac))
-            {
-                Forwarding::ToEngine | Forwarding::ToEngineAndOthers => {
+            let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| {
+                let before = egress.recorder().is_on().then(|| {
+                    egress.recorder().frame_from_guest(port.id, &frame);
+                    (stack.counters().clone(), egress.counters().dropped())
+                });
+                let forwarding = egress.forward(now, port.id, &frame, |mac| stack.is_ours(mac));
+                if matches!(forwarding, Forwarding::ToEngine | Forwarding::ToEngineAndOthers) {
                     stack.input(&mut Context { now, link: egress, host, services: gateway }, port.id, &frame);
                 }
-                Forwarding::Forwarded | Forwarding::Dropped => {}
+                if let Some((stack_before, switch_before)) = before {
+                    let between_guests = (egress.counters().dropped() > switch_before).then_some("switch_dropped");
+                    if let Some(why) = stack.counters().refusal_since(&stack_before).or(between_guests) {
+                        egress.recorder().was_dropped(why);
+                    }
+                }
             });
             match received {
                 Ok(count) => {
@@ -247,7 +275,7 @@ impl Engine {
         if !self.host_ready {
             return false;
         }
-        let now = self.now();
+        let now = self.now;
         let Self { stack, host, switch, gateway, events, .. } = self;
         events.clear();
         host.events(events);
@@ -313,6 +341,7 @@ impl Engine {
         if self.host_ready {
             woken = Some(Woken::Turn);
         }
+        self.switch.recorder().poll(cx);
         if let Some(deadline) = self.stack.next_deadline() {
             let deadline = self.started + Duration::from_micros(deadline.as_micros());
             if timer.deadline() != deadline {
@@ -335,7 +364,10 @@ impl Engine {
             Command::Counters(reply) => drop(reply.send(self.counters())),
             Command::Forwards(reply) => drop(reply.send(self.forwards.clone())),
             Command::Flows(reply) => drop(reply.send(self.stack.flows().collect())),
-            Command::Leases(reply) => drop(reply.send(self.gateway.leases(self.now()))),
+            Command::Leases(reply) => drop(reply.send(self.gateway.leases(self.now))),
+            Command::StartCapture { opened, reply } => self.start_capture(*opened, reply),
+            Command::StopCapture { id, reply } => drop(reply.send(self.switch.recorder().stop(id))),
+            Command::Captures(reply) => drop(reply.send(self.switch.recorder().list())),
             Command::Shutdown => {}
         }
     }
@@ -345,7 +377,11 @@ impl Engine {
         let mut counters = self.stack.counters().clone();
         let switch = *self.switch.egress().counters();
         counters.switch_forwarded = switch.forwarded;
-        counters.switch_dropped = switch.full + switch.too_long + switch.malformed;
+        counters.switch_dropped = switch.dropped();
+        let captures = self.switch.recorder().tally();
+        counters.capture_frames = captures.recorded;
+        counters.capture_cut = captures.cut;
+        counters.capture_dropped = captures.dropped;
         for port in &self.ports {
             let ingress = self.switch.ingress(port.id).map_or(0, |ingress| ingress.dropped());
             let egress = self.switch.egress().get(port.id).map_or(0, |egress| egress.dropped());
@@ -359,8 +395,11 @@ impl Engine {
         let id = self.switch.add(port.attach()?).map_err(io::Error::other)?;
         let (closed, receiver) = oneshot::channel();
         tracing::info!(port = %name, "attached");
+        let egress = self.switch.egress();
+        let (offloads, mtu) = (egress.offloads(id), egress.mtu(id));
+        egress.recorder().port_added(id, &name, offloads, mtu);
         self.ports.push(PortState { id, name, readable: true, closed: Some(closed) });
-        let now = self.now();
+        let now = self.now;
         let Self { stack, host, switch, gateway, .. } = self;
         stack.port_added(&mut Context { now, link: switch.egress(), host, services: gateway }, id);
         Ok(Attachment { id, closed: receiver })
@@ -370,10 +409,11 @@ impl Engine {
         let Some(place) = self.ports.iter().position(|port| port.id == id) else { return };
         let port = self.ports.swap_remove(place);
         tracing::info!(port = %port.name, why, "gone");
-        let now = self.now();
+        let now = self.now;
         let Self { stack, host, switch, gateway, .. } = self;
         stack.port_removed(&mut Context { now, link: switch.egress(), host, services: gateway }, id);
         self.switch.remove(id);
+        self.switch.recorder().port_removed(id);
         if let Some(closed) = port.closed {
             // Nobody has to listen.
             let _ = closed.send(why.to_owned());
@@ -381,14 +421,17 @@ impl Engine {
     }
 
     fn answer(&mut self, answer: &dns::Response) {
-        let now = self.now();
+        let now = self.now;
         let Some(way_back) = self.gateway.way_back(answer) else { return };
         let Self { stack, host, switch, gateway, .. } = self;
         stack.send_dns(&mut Context { now, link: switch.egress(), host, services: gateway }, &way_back, &answer.message);
     }
 
-    fn now(&self) -> Instant {
-        Instant::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    /// Makes the time what the clock says, and later than before: so no two turns have the same.
+    fn read_clock(&mut self) {
+        let clock = Instant::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.now = clock.max(self.now + Duration::from_micros(1));
+        self.switch.recorder().set_time(self.now);
     }
 }
 
@@ -410,6 +453,12 @@ fn bind_forwards(config: &Config, stack: &mut Stack, host: &mut KernelHost) -> R
         }
     }
     Ok(forwards)
+}
+
+/// Nanoseconds since 1970; 0 on a machine whose clock was never set.
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or_default()
 }
 
 fn fill_random(buffer: &mut [u8]) -> io::Result<()> {

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::addr::MacAddr;
+use crate::capture::Recorder;
 use crate::frame::{ETHERNET_HEADER, Frame, FrameMeta, FrameMut, Offloads, segment, vnet};
 use crate::port::{Egress, Halves, Ingress, PortId, Sent};
 use crate::time::Instant;
@@ -105,6 +106,11 @@ impl Switch {
         self.ingresses.get_mut(usize::from(port.0))?.as_deref_mut()
     }
 
+    /// What is told of every frame that passes.
+    pub const fn recorder(&mut self) -> &mut Recorder {
+        &mut self.egresses.recorder
+    }
+
     /// The egress halves of all ports.
     pub const fn egress(&mut self) -> &mut Egresses {
         &mut self.egresses
@@ -147,6 +153,13 @@ pub struct SwitchCounters {
     pub unlearned: u64,
 }
 
+impl SwitchCounters {
+    /// What did not go where it was sent.
+    pub const fn dropped(&self) -> u64 {
+        self.full + self.too_long + self.malformed
+    }
+}
+
 /// The egress halves of all ports, and what is known about who is behind them.
 #[derive(Debug, Default)]
 pub struct Egresses {
@@ -155,9 +168,15 @@ pub struct Egresses {
     stations: Stations,
     scratch: Vec<u8>,
     counters: SwitchCounters,
+    recorder: Recorder,
 }
 
 impl Egresses {
+    /// What is told of every frame that passes.
+    pub const fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
     /// The egress half of a port.
     pub fn get(&mut self, port: PortId) -> Option<&mut (dyn Egress + 'static)> {
         self.outlets.get_mut(usize::from(port.0))?.as_deref_mut()
@@ -213,7 +232,7 @@ impl Egresses {
 
     /// Sends a guest's frame to another, in a form that it takes. Returns whether it is on its way, or a part of it.
     fn deliver(&mut self, port: PortId, frame: &Frame<'_>) -> bool {
-        let Self { outlets, counters, scratch, .. } = self;
+        let Self { outlets, counters, scratch, recorder, .. } = self;
         let Some(egress) = outlets.get_mut(usize::from(port.0)).and_then(Option::as_deref_mut) else { return false };
         if segment::check(frame).is_err() {
             counters.malformed += 1;
@@ -233,12 +252,13 @@ impl Egresses {
         };
         let offloads = egress.offloads();
         if offloads.accept(&frame.meta) {
-            count(egress.send(frame.len(), &mut |room| copy(frame, room).then_some((frame.len(), frame.meta))));
+            let mut fill = |room: &mut FrameMut<'_, '_>| copy(frame, room).then_some((frame.len(), frame.meta));
+            count(send(egress, recorder, port, frame.len(), &mut fill));
         } else {
             let mut emit = |segment: &[u8], meta| {
                 let mut fill =
                     |room: &mut FrameMut<'_, '_>| (room.copy_from(0, segment) == segment.len()).then_some((segment.len(), meta));
-                count(egress.send(segment.len(), &mut fill));
+                count(send(egress, recorder, port, segment.len(), &mut fill));
             };
             if segment::segment(frame, &offloads, scratch, &mut emit).is_err() {
                 counters.malformed += 1;
@@ -263,13 +283,33 @@ impl Link for Egresses {
         capacity: usize,
         fill: &mut dyn FnMut(&mut FrameMut<'_, '_>) -> Option<(usize, FrameMeta)>,
     ) -> Sent {
-        self.get(port).map_or(Sent::Declined, |egress| egress.send(capacity, fill))
+        let Self { outlets, recorder, .. } = self;
+        let egress = outlets.get_mut(usize::from(port.0)).and_then(Option::as_deref_mut);
+        egress.map_or(Sent::Declined, |egress| send(egress, recorder, port, capacity, fill))
     }
 
     fn ports(&self) -> Vec<PortId> {
         let used = self.outlets.iter().enumerate().filter(|(_, egress)| egress.is_some());
         used.filter_map(|(index, _)| PortId::try_from(index).ok()).collect()
     }
+}
+
+/// Sends a frame, of which the recorder is told once it is written.
+fn send(
+    egress: &mut (dyn Egress + 'static),
+    recorder: &mut Recorder,
+    port: PortId,
+    capacity: usize,
+    fill: &mut dyn FnMut(&mut FrameMut<'_, '_>) -> Option<(usize, FrameMeta)>,
+) -> Sent {
+    if !recorder.is_on() {
+        return egress.send(capacity, fill);
+    }
+    egress.send(capacity, &mut |room| {
+        let (len, meta) = fill(room)?;
+        recorder.frame_to_guest(port, room, len, meta);
+        Some((len, meta))
+    })
 }
 
 /// The length of the longest frame that a frame becomes when it is cut.

@@ -62,6 +62,12 @@ impl Bus {
         self.ranges.write().unwrap_or_else(PoisonError::into_inner).remove(&start);
     }
 
+    /// Ends it for all devices: they may hold the bus themselves, and would otherwise keep each other alive for ever.
+    pub fn clear(&self) {
+        let ranges = std::mem::take(&mut *self.ranges.write().unwrap_or_else(PoisonError::into_inner));
+        drop(ranges);
+    }
+
     /// A read by a vCPU.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address, data.len()) {

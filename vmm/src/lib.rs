@@ -15,8 +15,8 @@
 //! | [`pci`] | functions on PCI bus 0, their configuration, base addresses and MSI-X |
 //! | [`virtio`] | virtio devices: network card, disk, entropy |
 //! | [`e1000`] | the other network card, for guests without virtio |
+//! | [`probe`] | the built-in guest that tries it all, and its form within this process |
 //! | [`legacy`] | the serial port, the clock, and the registers that end the machine |
-//! | [`probe`] | the built-in guest that uses its network card and says what came of it |
 //!
 //! Who may do what: register accesses of a device come from vCPU threads, one at a time for a device. What moves data runs elsewhere (a
 //! task of the engine, a thread of the disk) and shares with the registers only atomics and eventfds, never a lock, so that a doorbell

@@ -196,7 +196,8 @@ impl Machine {
             }
             vcpus.push(vcpu);
         }
-        let mut running = Running { stop: self.stop, threads: Vec::new() };
+        let buses = [Arc::clone(&self.mmio), Arc::clone(&self.ports)];
+        let mut running = Running { stop: self.stop, threads: Vec::new(), buses };
         for (id, vcpu) in vcpus.into_iter().enumerate() {
             let vcpu = vcpu::Vcpu {
                 id,
@@ -253,6 +254,7 @@ fn virtual_machine(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, MachineError
 pub struct Running {
     stop: StopSwitch,
     threads: Vec<JoinHandle<()>>,
+    buses: [Arc<Bus>; 2],
 }
 
 impl Running {
@@ -261,7 +263,7 @@ impl Running {
         &self.stop
     }
 
-    /// Waits until the machine has ended, and all of its threads.
+    /// Waits until the machine has ended, all of its threads, and its devices.
     pub fn wait(mut self) -> Ending {
         let ending = self.stop.wait();
         self.join();
@@ -270,6 +272,7 @@ impl Running {
 
     fn join(&mut self) {
         self.threads.drain(..).for_each(vcpu::kick_until_done);
+        self.buses.iter().for_each(|bus| bus.clear());
     }
 }
 

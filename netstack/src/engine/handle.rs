@@ -5,6 +5,7 @@ use std::io;
 use tokio::sync::{mpsc, oneshot};
 
 use super::BoundForward;
+use crate::capture::{CaptureError, CaptureId, CaptureInfo, Ending, Opened};
 use crate::gateway::dhcp::Lease;
 use crate::port::{Port, PortId};
 use crate::stack::{Counters, FlowInfo};
@@ -43,6 +44,9 @@ pub(super) enum Command {
     Forwards(oneshot::Sender<Vec<BoundForward>>),
     Flows(oneshot::Sender<Vec<FlowInfo>>),
     Leases(oneshot::Sender<Vec<Lease>>),
+    StartCapture { opened: Box<Opened>, reply: oneshot::Sender<Result<CaptureId, CaptureError>> },
+    StopCapture { id: CaptureId, reply: oneshot::Sender<Option<Ending>> },
+    Captures(oneshot::Sender<Vec<CaptureInfo>>),
     Shutdown,
 }
 
@@ -118,7 +122,7 @@ impl Handle {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineGone> {
+    pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineGone> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| EngineGone)?;
         answer.await.map_err(|_| EngineGone)

@@ -106,8 +106,38 @@ counters! {
     switch_forwarded,
     /// Dropped between guests: the other port was full, or the frame was too long for it or contradicted itself.
     switch_dropped,
+    /// Frames that were recorded; once for each capture.
+    capture_frames,
+    /// Of those, the ones of which only the headers were kept, because writing was too slow.
+    capture_cut,
+    /// Frames that were not recorded, because writing was too slow.
+    capture_dropped,
     /// Neighbours forgotten because `Limits::neighbours` was reached.
     neighbours_evicted,
+}
+
+/// The counters that rise when a frame from a guest is dropped or refused.
+type Refusal = (&'static str, fn(&Counters) -> u64);
+
+macro_rules! refusals {
+    ($($name:ident)+) => {
+        &[$((stringify!($name), |counters| counters.$name),)+]
+    };
+}
+
+const REFUSALS: &[Refusal] = refusals! {
+    drop_malformed drop_checksum drop_fragment drop_protocol drop_source drop_destination drop_no_flow drop_host_send dhcp_refused
+    dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening tcp_limit_host tcp_out_of_order tcp_out_of_window
+    tcp_limit_held udp_limit_mappings udp_limit_host drop_port_full drop_too_large
+};
+
+impl Counters {
+    /// Why the frame was dropped or refused which was all that has happened since `before`, if it was: the name of the counter that has
+    /// risen, without its `drop_`.
+    pub fn refusal_since(&self, before: &Self) -> Option<&'static str> {
+        let (name, _) = REFUSALS.iter().find(|(_, count)| count(self) > count(before))?;
+        Some(name.strip_prefix("drop_").unwrap_or(name))
+    }
 }
 
 impl fmt::Display for Counters {

@@ -7,9 +7,11 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use netstack::capture::Opened;
 use netstack::config::{Config, qemu};
 use netstack::port::stream::StreamAddress;
 
+use crate::capture::{CaptureArgs, StandardOutput};
 use crate::failure::Failure;
 use crate::namespace::Target;
 
@@ -38,6 +40,7 @@ Examples:
   slipway netns --configure $PID            a network for a namespace that exists
   slipway serve --port stream:unix:/tmp/net.sock
                                             a network for QEMU; `slipway serve --help` tells its options
+  slipway replay capture.pcapng             does the engine still do what it did?
 
 Exit codes: 0 for success, 2 for a wrong command line or configuration, 1 for every other failure. `shell` exits with what its command \
 exits with.";
@@ -56,6 +59,9 @@ pub(crate) enum Command {
     /// Prove that it works: a guest in a namespace leases, pings, resolves and transfers
     #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
+    /// Play recordings against the engine, and tell what it does otherwise than it did
+    #[command(after_long_help = with_options(REPLAY_HELP))]
+    Replay(ReplayArgs),
     /// Print completions for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
     Completions {
@@ -80,7 +86,8 @@ Examples:
   slipway shell
   slipway shell --user restrict=on -- make test          no way out but to this machine
   slipway shell --user hostfwd=tcp:127.0.0.1:8080-:80 -- python3 -m http.server 80
-  slipway shell --mtu 65520 -- iperf3 -c 10.0.2.2";
+  slipway shell --mtu 65520 -- iperf3 -c 10.0.2.2
+  slipway shell --pcap net.pcapng -- apt-get update      records what it says";
 
 const NETNS_HELP: &str = "\
 The namespace is that of a process, or a file such as `ip netns` makes. The user namespace of a process is entered too, so this works for \
@@ -89,7 +96,8 @@ your own `unshare -rn`. The network ends with the process or the file, when the 
 Examples:
   slipway netns --configure $PID
   slipway netns --configure --mtu 65520 /run/netns/blue tap0
-  slipway netns --configure --ready-fd 3 $PID 3>ready        writes `1` when the network is there";
+  slipway netns --configure --ready-fd 3 $PID 3>ready        writes `1` when the network is there
+  slipway netns --configure --pcap - $PID | tshark -r -      shows what goes over it";
 
 const SERVE_HELP: &str = "\
 Every connection is one guest; all of them are on the same network and reach each other. Frames are as QEMU's `-netdev stream` sends \
@@ -109,6 +117,20 @@ Examples:
   slipway demo
   slipway demo --size 1024 --mtu 65520
   slipway demo --json | jq '.steps[] | select(.passed | not)'";
+
+const REPLAY_HELP: &str = "\
+What the guest sent is sent to an engine in virtual time; what the host's peers said is taken from the recording. What the engine sends is \
+compared with what it has sent then, field by field, in each conversation. Initial sequence numbers and IP identifications may differ. \
+What a recording cannot say, such as the options of its network, goes into a file beside it: NAME.toml for NAME.pcapng.
+
+Examples:
+  slipway replay capture.pcapng
+  slipway replay pcap-fixtures                  every recording in a directory
+  slipway replay --json capture.pcapng | jq '.recordings[].differences[]'
+  slipway replay --update pcap-fixtures         make what the engine sends now what is expected
+  slipway replay --user ipv6=off dump.pcap      a recording by QEMU's filter-dump or tcpdump
+
+Exit codes: 0 if everything is as recorded, 1 if something is not, 2 if a file cannot be used.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -130,21 +152,47 @@ fn with_options(help: &str) -> String {
 #[derive(Debug, Args)]
 pub(crate) struct NetworkArgs {
     /// The network's options, as of QEMU's `-netdev user` without the leading `user,`
-    #[arg(long, value_name = "OPTS", default_value = "", hide_default_value = true, value_parser = qemu::parse)]
-    user: Config,
+    #[arg(long, value_name = "OPTS", default_value = "", hide_default_value = true, value_parser = User::from_str)]
+    user: User,
     /// The MTU of the link in bytes, at most 65520 [default: 1500]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(68..=i64::from(MTU_MAX)))]
     mtu: Option<u16>,
+    #[command(flatten)]
+    capture: CaptureArgs,
+}
+
+/// A `--user`, as it was written and as it was understood.
+#[derive(Debug, Clone)]
+struct User {
+    text: String,
+    config: Config,
+}
+
+impl FromStr for User {
+    type Err = qemu::OptionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self { config: qemu::parse(text)?, text: text.to_owned() })
+    }
 }
 
 impl NetworkArgs {
+    /// Opens what is to be recorded into, if anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`CaptureArgs::open`].
+    pub(crate) fn capture(&self, output: StandardOutput) -> Result<Option<Opened>, Failure> {
+        self.capture.open(&self.user.text, output)
+    }
+
     /// What the engine is to be told.
     ///
     /// # Errors
     ///
     /// When the options contradict each other.
     pub(crate) fn config(&self) -> Result<Config, Failure> {
-        let mut config = self.user.clone();
+        let mut config = self.user.config.clone();
         config.mtu = self.mtu.unwrap_or(config.mtu);
         if config.ipv6.is_some() && config.mtu < MTU_MIN_IPV6 {
             return Err(Failure::usage(format!("--mtu {} is too small", config.mtu))
@@ -303,6 +351,26 @@ pub(crate) struct DemoArgs {
     /// Print the results as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Recordings: pcap or pcapng files, or directories of such
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Rewrite the recordings, with what the engine sends now
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The network's options, whatever the recordings say, as of QEMU's `-netdev user` without the leading `user,`
+    #[arg(long, value_name = "OPTS", value_parser = check_options)]
+    pub(crate) user: Option<String>,
+}
+
+fn check_options(text: &str) -> Result<String, String> {
+    qemu::parse(text).map(|_| text.to_owned()).map_err(|err| err.to_string())
 }
 
 fn check_filter(text: &str) -> Result<String, String> {

@@ -72,7 +72,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<u8, Failure> {
         return child.wait().or_fail(|| "cannot wait for the guest");
     };
     servers.start();
-    let report = engine::with_engine(&config, async |handle| watch(&child, handle, tap, plan.size).await)?;
+    let report = engine::with_engine(&config, None, async |handle| watch(&child, handle, tap, plan.size).await)?;
     report.print(args.json)?;
     Ok(u8::from(!report.passed()))
 }

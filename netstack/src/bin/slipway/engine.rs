@@ -3,28 +3,37 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use netstack::capture::Opened;
 use netstack::config::Config;
 use netstack::engine::{Engine, Handle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::capture::explain;
 use crate::failure::{Failure, OrFail};
 
-/// How long an engine that was told to stop may take to say goodbye to its peers.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long an engine that was told to stop may take to write what it has recorded.
+const FAREWELL: Duration = Duration::from_secs(6);
 
-/// Runs `story` beside an engine, and stops the engine when the story has ended.
+/// Runs `story` beside an engine, whose traffic is recorded into `capture`, and stops the engine when the story has ended.
 ///
 /// # Errors
 ///
 /// When the engine cannot start, or stops by itself; or what the story returns.
-pub(crate) fn with_engine<T>(config: &Config, story: impl AsyncFnOnce(Handle) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) fn with_engine<T>(
+    config: &Config,
+    capture: Option<Opened>,
+    story: impl AsyncFnOnce(Handle) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     runtime()?.block_on(async {
         let engine = Engine::new(config).map_err(|err| Failure::new("cannot start the network").because_of(&err))?;
         let handle = engine.handle();
         let mut running = pin!(engine.run());
         let story = async {
             tell_forwards(&handle).await;
+            if let Some(capture) = capture {
+                handle.begin_capture(capture).await.map_err(|error| explain(&error))?;
+            }
             story(handle.clone()).await
         };
         let told = tokio::select! {
@@ -33,7 +42,7 @@ pub(crate) fn with_engine<T>(config: &Config, story: impl AsyncFnOnce(Handle) ->
         };
         handle.shutdown();
         if tokio::time::timeout(FAREWELL, running).await.is_err() {
-            tracing::debug!("connections were cut off at the end");
+            tracing::debug!("the network was cut off at the end");
         }
         told
     })

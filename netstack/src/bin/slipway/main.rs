@@ -3,6 +3,7 @@
 //! One file is one subcommand. `main` reads the command line, raises the limits, and prints the one paragraph of a failure. Every
 //! subcommand that needs to be inside a namespace forks a child for it *before* it starts a runtime: see [`process`].
 
+mod capture;
 mod cli;
 mod completions;
 mod demo;
@@ -15,6 +16,7 @@ mod limits;
 mod namespace;
 mod netns;
 mod process;
+mod replay;
 mod report;
 mod serve;
 mod shell;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Netns(args) => netns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Completions { shell } => completions::completions(shell),
         Command::Man { dir } => completions::man(dir.as_deref()),
     };

@@ -12,6 +12,7 @@ use netstack::engine::Handle;
 use netstack::port::tap::Tap;
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::capture::StandardOutput;
 use crate::cli::NetnsArgs;
 use crate::descriptor::{hung_up, inherited, watch};
 use crate::engine::Termination;
@@ -31,6 +32,7 @@ pub(crate) fn run(args: &NetnsArgs) -> Result<u8, Failure> {
     let ready = args.ready_fd.map(|fd| inherited(fd, "--ready-fd")).transpose()?;
     let exit = args.exit_fd.map(|fd| inherited(fd, "--exit-fd")).transpose()?;
     let mut config = args.network.config()?;
+    let capture = args.network.capture(StandardOutput::Free)?;
     let target = args.target()?;
     diagnose::check_tun()?;
 
@@ -58,7 +60,7 @@ pub(crate) fn run(args: &NetnsArgs) -> Result<u8, Failure> {
         reserve_first_address(&mut config, mac);
     }
     let watch = Watch { pid: args.pid(), target, exit };
-    engine::with_engine(&config, async |handle| serve(handle, tap, ready, watch).await)?;
+    engine::with_engine(&config, capture, async |handle| serve(handle, tap, ready, watch).await)?;
     Ok(0)
 }
 

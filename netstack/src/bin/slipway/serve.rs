@@ -8,6 +8,7 @@ use netstack::port::Port;
 use netstack::port::stream::{ListenError, StreamListener, StreamPort};
 use tokio::task::JoinSet;
 
+use crate::capture::StandardOutput;
 use crate::cli::{PortSpec, ServeArgs};
 use crate::engine::{self, Termination};
 use crate::failure::{Failure, OrFail};
@@ -18,7 +19,8 @@ const RESPITE: Duration = Duration::from_millis(200);
 /// Serves until told to end.
 pub(crate) fn run(args: &ServeArgs) -> Result<u8, Failure> {
     let config = args.network.config()?;
-    engine::with_engine(&config, async |handle| serve(handle, &args.ports, config.mtu).await)?;
+    let capture = args.network.capture(StandardOutput::Free)?;
+    engine::with_engine(&config, capture, async |handle| serve(handle, &args.ports, config.mtu).await)?;
     Ok(0)
 }
 

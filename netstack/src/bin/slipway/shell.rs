@@ -16,6 +16,7 @@ use netstack::port::tap::Tap;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::capture::StandardOutput;
 use crate::cli::ShellArgs;
 use crate::failure::{Failure, OrFail};
 use crate::interface::Addresses;
@@ -37,6 +38,7 @@ const NOT_FOUND: u8 = 127;
 /// Runs the command and returns what it has returned.
 pub(crate) fn run(args: &ShellArgs, limits: Inherited) -> Result<u8, Failure> {
     let mut config = args.network.config()?;
+    let capture = args.network.capture(StandardOutput::Taken)?;
     diagnose::check_tun()?;
     let us = rustix::process::getpid();
     let child = fork(|link| {
@@ -50,7 +52,7 @@ pub(crate) fn run(args: &ShellArgs, limits: Inherited) -> Result<u8, Failure> {
         return child.wait().or_fail(|| "cannot wait for the child process");
     };
     reserve_first_address(&mut config, mac);
-    engine::with_engine(&config, async |handle| outside(&child, handle, tap).await)
+    engine::with_engine(&config, capture, async |handle| outside(&child, handle, tap).await)
 }
 
 /// The command has the first address without having asked DHCP for it, so nobody else may get it, and a DHCP client inside must.

@@ -71,7 +71,7 @@ long_mode:
     mov $idt, %edi
     mov $VECTORS, %ecx
 1:  mov %ax, (%rdi)
-    movl $0x8e000000, 4(%rdi)
+    movl $0x8e00, 4(%rdi)
     movw $0x08, 2(%rdi)
     mov %eax, %edx
     shr $16, %edx

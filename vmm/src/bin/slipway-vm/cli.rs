@@ -1,5 +1,6 @@
 //! The command line: what can be said, checked as far as the words alone allow, and explained by `--help`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -18,6 +19,9 @@ const MEMORY_MAX: u64 = 1 << 40;
 /// The largest MTU of a network card: what fits an IP packet, rounded down as other user-mode networks have it.
 const MTU_MAX: u16 = 65_520;
 
+/// The same of an e1000, whose packets it can count in 14 bits.
+pub(crate) const E1000_MTU_MAX: u16 = 16_110;
+
 /// The least MTU that IPv4 allows.
 const MTU_MIN: u16 = 68;
 
@@ -34,6 +38,7 @@ pub(crate) struct Cli {
 
 const MAIN_HELP: &str = "\
 Examples:
+  slipway-vm demo                           prove on this machine that it works
   slipway-vm check                          what this machine offers, and how to get what it lacks
   slipway-vm run --kernel vmlinuz --initrd initrd
                                             boot a kernel; `slipway-vm run --help` tells more
@@ -45,6 +50,9 @@ pub(crate) enum Command {
     /// Boot a kernel in a virtual machine, with this terminal as its console
     #[command(after_long_help = run_help())]
     Run(Box<RunArgs>),
+    /// Prove that it works: guests in a namespace and in virtual machines use their networks
+    #[command(after_long_help = DEMO_HELP)]
+    Demo(DemoArgs),
     /// Report what this machine offers, with the remedy for what is missing
     #[command(after_long_help = CHECK_HELP)]
     Check {
@@ -78,7 +86,18 @@ Examples:
   slipway-vm run --kernel /boot/vmlinuz --initrd initrd.img
   slipway-vm run --kernel vmlinuz --initrd initrd --append 'console=ttyS0 root=/dev/vda1' --drive file=disk.img \\
                  --netdev user,id=n0,hostfwd=tcp:127.0.0.1:2222-:22 --device virtio-net,netdev=n0
-  slipway-vm run --kernel vmlinuz --initrd initrd --cpus 2 --memory 1G --netdev user,id=n0 --device e1000,netdev=n0";
+  slipway-vm run --kernel vmlinuz --initrd initrd --cpus 2 --memory 1G --netdev user,id=n0 --device e1000,netdev=n0
+  slipway-vm run --pcap vm.pcapng             the built-in guest, and a recording of what it says";
+
+const DEMO_HELP: &str = "\
+Starts servers on this machine's loopback address, and guests that use them through the engine: one in a network namespace, and the \
+built-in guest in a virtual machine with a virtio network card and in one with an e1000. Needs no root and no internet. Without \
+/dev/kvm the built-in guest runs within this process. Exits with 0 if no step failed.
+
+Examples:
+  slipway-vm demo
+  slipway-vm demo --size 16
+  slipway-vm demo --json | jq '.parts[].steps[] | select(.outcome == \"failed\")'";
 
 const CHECK_HELP: &str = "\
 Examples:
@@ -126,6 +145,19 @@ pub(crate) struct RunArgs {
     /// A network card: virtio-net|e1000,netdev=ID[,mac=MAC][,mtu=N]; may be given several times
     #[arg(long = "device", value_name = "KIND,OPTS")]
     pub(crate) devices: Vec<CardSpec>,
+    /// Record a network's frames into this pcapng file, which only you may read; with several networks, each may have one
+    #[arg(long = "pcap", value_name = "[ID=]FILE")]
+    pub(crate) captures: Vec<CaptureSpec>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How much to transfer each way, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) size: u32,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How much memory.
@@ -183,9 +215,31 @@ impl FromStr for DriveSpec {
     }
 }
 
+/// A `--pcap`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaptureSpec(pub(crate) OsString);
+
+impl From<OsString> for CaptureSpec {
+    fn from(text: OsString) -> Self {
+        Self(text)
+    }
+}
+
+impl CaptureSpec {
+    /// Which network it is of, if it says so, and the file. A file whose name has a `=` is named with its network.
+    pub(crate) fn split(&self) -> (Option<&str>, PathBuf) {
+        match self.0.to_str().and_then(|text| text.split_once('=')) {
+            Some((id, file)) if !id.contains('/') => (Some(id), PathBuf::from(file)),
+            _ => (None, PathBuf::from(&self.0)),
+        }
+    }
+}
+
 /// A `--netdev`.
 #[derive(Debug, Clone)]
 pub(crate) struct NetworkSpec {
+    /// As the user has written it.
+    pub(crate) text: String,
     pub(crate) id: String,
     pub(crate) config: Config,
 }
@@ -202,7 +256,7 @@ impl FromStr for NetworkSpec {
         let id = ids.next_back().and_then(|(_, id)| id.clone()).filter(|id| !id.is_empty());
         let id = id.ok_or("a network needs a name for its devices to refer to: id=ID")?;
         let config = qemu::parse(text).map_err(|err| err.to_string())?;
-        Ok(Self { id, config })
+        Ok(Self { text: text.to_owned(), id, config })
     }
 }
 
@@ -265,12 +319,11 @@ fn station(text: &str) -> Result<MacAddr, String> {
 fn card_mtu(kind: CardKind, text: &str) -> Result<u16, String> {
     let most = match kind {
         CardKind::VirtioNet => MTU_MAX,
-        CardKind::E1000 => 1500,
+        CardKind::E1000 => E1000_MTU_MAX,
     };
     match text.parse() {
         Ok(mtu) if (MTU_MIN..=most).contains(&mtu) => Ok(mtu),
-        _ if kind == CardKind::E1000 => Err(format!("`{text}` is no MTU of an e1000: it takes from {MTU_MIN} to {most} bytes")),
-        _ => Err(format!("`{text}` is no MTU: a card takes from {MTU_MIN} to {most} bytes")),
+        _ => Err(format!("`{text}` is no MTU of this card: it takes from {MTU_MIN} to {most} bytes")),
     }
 }
 
@@ -342,12 +395,24 @@ mod tests {
             &["--device", "e1000,netdev=n0,mac=01:00:00:00:00:01"],
             &["--device", "e1000,netdev=n0,mac=00:00:00:00:00:00"],
             &["--device", "e1000,netdev=n0,mac=nonsense"],
-            &["--device", "e1000,netdev=n0,mtu=9000"],
+            &["--device", "e1000,netdev=n0,mtu=16111"],
             &["--device", "virtio-net,netdev=n0,mtu=67"],
             &["--device", "virtio-net,netdev=n0,colour=red"],
         ] {
             assert_eq!(run(words).unwrap_err().exit_code(), 2, "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_recording_may_name_its_network() {
+        let split = |text: &str| {
+            let spec = CaptureSpec(text.into());
+            let (id, file) = spec.split();
+            (id.map(str::to_owned), file.display().to_string())
+        };
+        assert_eq!(split("vm.pcapng"), (None, "vm.pcapng".to_owned()));
+        assert_eq!(split("n0=vm.pcapng"), (Some("n0".to_owned()), "vm.pcapng".to_owned()));
+        assert_eq!(split("./a=b"), (None, "./a=b".to_owned()));
     }
 
     #[test]

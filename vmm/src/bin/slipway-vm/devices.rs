@@ -3,6 +3,7 @@
 use std::io;
 
 use netstack::port::Port;
+use vmm::e1000::{self, E1000Config};
 use vmm::machine::Machine;
 use vmm::virtio::block::{self, Disk};
 use vmm::virtio::net::{self, NetConfig};
@@ -27,7 +28,13 @@ pub(crate) fn card(machine: &mut Machine, network: &str, card: &Card) -> Result<
             virtio(machine, name, parts)?;
             Ok(Box::new(port))
         }
-        CardKind::E1000 => Err(Failure::new("the e1000 is not built yet")),
+        CardKind::E1000 => {
+            let plug = machine.plug(0).map_err(|err| unbuildable(&err))?;
+            let config = E1000Config { name, mac: card.mac, mtu: card.mtu };
+            let (device, port) = e1000::new(config, machine.memory().clone(), plug.intx.clone()).map_err(|err| unmade(&err))?;
+            machine.attach(&plug, Box::new(device)).map_err(|err| unbuildable(&err))?;
+            Ok(Box::new(port))
+        }
     }
 }
 

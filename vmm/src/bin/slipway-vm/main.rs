@@ -3,14 +3,17 @@
 //! One file is one subcommand, or one thing that `run` needs. Whatever is wrong with a command line is found before KVM is touched, and
 //! told in one sentence with exit code 2.
 
+mod build;
 mod check;
 mod cli;
 mod completions;
 mod console;
+mod demo;
 mod devices;
 mod failure;
 mod network;
 mod plan;
+mod report;
 mod run;
 mod terminal;
 
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     log(&cli);
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Check { json } => check::run(json),
         Command::Completions { shell } => completions::completions(shell),
         Command::Man { dir } => completions::man(dir.as_deref()),

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use netstack::capture::Opened;
 use netstack::config::Config;
 use netstack::engine::{Engine, Handle};
 use netstack::port::Port;
@@ -11,8 +12,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::failure::Failure;
 
-/// How long an engine that was told to stop may take to say goodbye to its peers.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long an engine that was told to stop may take to write what it has recorded.
+const FAREWELL: Duration = Duration::from_secs(6);
 
 /// A network that runs.
 #[derive(Debug)]
@@ -68,6 +69,16 @@ impl Network {
         attached.map(|_| ()).map_err(|err| Failure::new(format!("cannot connect {name} to its network")).because(&err))
     }
 
+    /// Records its frames from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the recording cannot begin.
+    pub(crate) async fn record(&self, capture: Opened) -> Result<(), Failure> {
+        let begun = self.handle.begin_capture(capture).await;
+        begun.map(drop).map_err(|err| Failure::new("cannot record").because(&err))
+    }
+
     /// Tells on the log where its forwards listen.
     pub(crate) async fn tell_forwards(&self) {
         for forward in self.handle.host_forwards().await.unwrap_or_default() {
@@ -87,7 +98,7 @@ impl Drop for Network {
             _ = done.send(());
         });
         if ended.recv_timeout(FAREWELL).is_err() {
-            tracing::debug!("connections were cut off at the end");
+            tracing::debug!("the network was cut off at the end");
         }
         drop(waiter);
     }

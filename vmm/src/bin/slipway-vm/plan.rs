@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::os::unix::fs::FileTypeExt;
 
 use netstack::addr::MacAddr;
+use netstack::capture::{CaptureConfig, Opened};
 use netstack::config::Config;
 use vmm::boot::{BootError, Entry, Initrd, Kernel, Payload};
 use vmm::memory::{self, GuestMemory};
 use vmm::probe;
 use vmm::virtio::block::{Disk, DiskError};
 
-use crate::cli::{CardKind, DriveSpec, RunArgs};
+use crate::cli::{CaptureSpec, CardKind, DriveSpec, E1000_MTU_MAX, RunArgs};
 use crate::failure::Failure;
 
 /// What the kernel is told if nobody says otherwise: where its console is.
@@ -35,6 +36,17 @@ pub(crate) struct NetworkPlan {
     pub(crate) id: String,
     pub(crate) config: Config,
     pub(crate) cards: Vec<Card>,
+    /// Where its frames are recorded.
+    pub(crate) capture: Option<Opened>,
+    /// Its options as the user has written them: a recording remembers them.
+    options: String,
+}
+
+impl NetworkPlan {
+    /// A network without cards.
+    pub(crate) const fn new(id: String, config: Config, options: String) -> Self {
+        Self { id, config, cards: Vec::new(), capture: None, options }
+    }
 }
 
 /// A network card.
@@ -52,7 +64,7 @@ impl Plan {
     ///
     /// A failure with exit code 2 for whatever is wrong with what the user has said, or with the files that were named.
     pub(crate) fn of(args: &RunArgs) -> Result<Self, Failure> {
-        let networks = networks(args)?;
+        let mut networks = networks(args)?;
         let disks = args.drives.iter().map(disk).collect::<Result<_, _>>()?;
         let (kernel, payload) = kernel(args, &networks)?;
         let size = args.memory.0;
@@ -60,6 +72,8 @@ impl Plan {
             Failure::new(format!("cannot make {} MiB of memory for the virtual machine", size >> 20)).because(&err)
         })?;
         let entry = kernel.load(&memory, &payload).map_err(|err| unbootable(&err))?;
+        // Last, because it makes files.
+        args.captures.iter().try_for_each(|spec| record(spec, &mut networks))?;
         Ok(Self { memory, entry, cpus: args.cpus, disks, networks })
     }
 }
@@ -117,18 +131,33 @@ fn disk(spec: &DriveSpec) -> Result<Disk, Failure> {
     Ok(disk)
 }
 
+/// Opens a recording of one of the networks.
+fn record(spec: &CaptureSpec, networks: &mut [NetworkPlan]) -> Result<(), Failure> {
+    let (id, path) = spec.split();
+    let several = networks.len() > 1;
+    let network = networks.iter_mut().find(|network| id.map_or(!several, |id| id == network.id)).ok_or_else(|| {
+        let what = id.map_or_else(|| "there are several networks to record".to_owned(), |id| format!("no network is called {id}"));
+        Failure::usage(what).advice("Write --pcap ID=FILE with the id of a --netdev.")
+    })?;
+    if network.capture.is_some() {
+        return Err(Failure::usage(format!("the network {} is recorded twice", network.id)).advice("Leave one --pcap out."));
+    }
+    let mut config = CaptureConfig::to_file(path.as_path());
+    config.user = Some(network.options.clone());
+    let opened = config.open().map_err(|err| Failure::usage(format!("cannot record into {}", path.display())).because(&err))?;
+    network.capture = Some(opened);
+    Ok(())
+}
+
 fn networks(args: &RunArgs) -> Result<Vec<NetworkPlan>, Failure> {
-    let mut networks: Vec<_> = args
-        .networks
-        .iter()
-        .map(|spec| NetworkPlan { id: spec.id.clone(), config: spec.config.clone(), cards: Vec::new() })
-        .collect();
+    let mut networks: Vec<_> =
+        args.networks.iter().map(|spec| NetworkPlan::new(spec.id.clone(), spec.config.clone(), spec.text.clone())).collect();
     let mut seen = HashSet::new();
     if let Some(twice) = networks.iter().find(|network| !seen.insert(network.id.clone())) {
         return Err(Failure::usage(format!("two networks are called {}", twice.id)).advice("Give each --netdev an id= of its own."));
     }
     if networks.is_empty() && args.devices.is_empty() {
-        networks.push(NetworkPlan { id: "net0".to_owned(), config: Config::default(), cards: Vec::new() });
+        networks.push(NetworkPlan::new("net0".to_owned(), Config::default(), String::new()));
     }
     let mut macs: HashSet<_> = args.devices.iter().filter_map(|device| device.mac).collect();
     if macs.len() != args.devices.iter().filter(|device| device.mac.is_some()).count() {
@@ -164,11 +193,11 @@ fn networks(args: &RunArgs) -> Result<Vec<NetworkPlan>, Failure> {
     Ok(networks)
 }
 
-/// A card takes the network's MTU unless it has one of its own; an e1000 takes no larger one than Ethernet's.
+/// A card takes the network's MTU, or what it can of that, unless it has one of its own.
 fn card(device: &crate::cli::CardSpec, config: &Config, fresh: &mut dyn FnMut() -> MacAddr) -> Card {
     let largest = match device.kind {
         CardKind::VirtioNet => u16::MAX,
-        CardKind::E1000 => 1500,
+        CardKind::E1000 => E1000_MTU_MAX,
     };
     Card { kind: device.kind, mac: device.mac.unwrap_or_else(fresh), mtu: device.mtu.unwrap_or(config.mtu).min(largest) }
 }

@@ -3,14 +3,14 @@
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use vmm::machine::{Ending, Fault, Machine, MachineError, StopSwitch};
+use vmm::machine::{Ending, Fault, MachineError, StopSwitch};
 
+use crate::build::Built;
 use crate::check;
 use crate::cli::RunArgs;
 use crate::console::{self, Output};
-use crate::devices;
 use crate::failure::Failure;
-use crate::network::{self, Network};
+use crate::network;
 use crate::plan::Plan;
 use crate::terminal::Raw;
 
@@ -27,26 +27,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8, Failure> {
 
 async fn drive(plan: Plan) -> Result<u8, Failure> {
     let mut asked = Termination::catch()?;
-    let mut networks = Vec::new();
-    for network in &plan.networks {
-        networks.push(Network::start(&network.id, &network.config)?);
-    }
     let stop = StopSwitch::new().map_err(|err| Failure::new("cannot make an eventfd").because(&err))?;
-    let console = Box::new(Output(stop.clone()));
-    let mut machine = Machine::new(plan.memory, plan.cpus, stop.clone(), console).map_err(|err| unbuildable(&err))?;
-    for (network, running) in plan.networks.iter().zip(&networks) {
-        for card in &network.cards {
-            running.attach(devices::card(&mut machine, &network.id, card)?).await?;
-        }
-        running.tell_forwards().await;
-    }
-    plan.disks.into_iter().enumerate().try_for_each(|(number, disk)| devices::disk(&mut machine, number, disk))?;
-    devices::entropy(&mut machine)?;
-
-    let serial = machine.serial().clone();
+    let built = Built::of(plan, stop.clone(), Box::new(Output(stop.clone()))).await?;
+    let serial = built.machine.serial().clone();
     let _raw = Raw::enter().map_err(|err| Failure::new("cannot use the terminal as a console").because(&err))?;
     console::feed(serial, stop.clone()).map_err(|err| Failure::new("cannot read the console").because(&err))?;
-    let running = machine.start(plan.entry).map_err(|err| unbuildable(&err))?;
+    let (running, networks) = built.start()?;
     let mut waiting = tokio::task::spawn_blocking(|| running.wait());
     let ending = tokio::select! {
         ending = &mut waiting => ending,

@@ -70,7 +70,7 @@ fn there_is_a_network_unless_said_otherwise() {
 fn cards_get_addresses_that_nobody_has() {
     let first = MacAddr(FIRST_MAC).to_string();
     let given = format!("e1000,netdev=a,mac={first}");
-    let words = ["--netdev", "user,id=a,mtu=9000", "--device", "virtio-net,netdev=a", "--device", &given];
+    let words = ["--netdev", "user,id=a,mtu=65520", "--device", "virtio-net,netdev=a", "--device", &given];
     let words = [&words[..], &["--device", "e1000,netdev=a"]].concat();
     let plan = networks(&args(&words)).unwrap();
     let mut macs: Vec<_> = plan[0].cards.iter().map(|card| card.mac).collect();
@@ -79,7 +79,7 @@ fn cards_get_addresses_that_nobody_has() {
     macs.dedup();
     assert_eq!(macs.len(), 3);
     let mtus: Vec<_> = plan[0].cards.iter().map(|card| card.mtu).collect();
-    assert_eq!(mtus, [9000, 1500, 1500], "an e1000 takes no larger packets than Ethernet's");
+    assert_eq!(mtus, [65_520, 16_110, 16_110], "an e1000 has its own idea of what is large");
 }
 
 #[test]
@@ -94,4 +94,18 @@ fn without_a_kernel_the_built_in_guest_is_booted() {
 fn a_machine_too_small_for_its_kernel_is_refused() {
     let told = refused(&["--memory", "16M"]);
     assert!(told.contains("needs") && told.contains("--memory"), "{told}");
+}
+
+#[test]
+fn every_network_may_be_recorded_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.pcapng").display().to_string();
+    let two = ["--memory", "64M", "--netdev", "user,id=a", "--netdev", "user,id=b", "--pcap"];
+    assert!(refused(&[&two[..], &[&file]].concat()).contains("several networks"));
+    assert!(refused(&[&two[..], &["c=x"]].concat()).contains("no network is called c"));
+    let of_a = format!("a={file}");
+    assert!(refused(&[&two[..], &[&of_a, "--pcap", &of_a]].concat()).contains("recorded twice"));
+    let plan = Plan::of(&args(&[&two[..], &[&of_a]].concat())).unwrap();
+    assert!(plan.networks[0].capture.is_some() && plan.networks[1].capture.is_none());
+    assert!(refused(&["--memory", "64M", "--pcap", "/no/such/directory/x"]).contains("/no/such/directory/x"));
 }
