@@ -109,9 +109,9 @@ impl Guest {
         self.set(RCTL, 0x0000_8002);
         self.post(RING - 1);
         self.set(IMS, 0x9d);
+        // The first interrupt is one that the driver makes itself.
         self.set(ICS, cause::LSC);
-        assert!(self.line.is_asserted());
-        assert_eq!(self.get(ICR), cause::LSC);
+        self.get(ICR);
     }
 
     fn rings(&mut self) {
@@ -251,9 +251,9 @@ fn both_ways_to_reset_forget_what_the_driver_has_set() {
         assert_eq!((guest.get(MTA + 8), guest.get(ITR)), (0xdead_beef, 488));
         let control = guest.get(CTRL) | ctrl::RST;
         if by_port {
-            guest.io(CTRL, control)
+            guest.io(CTRL, control);
         } else {
-            guest.set(CTRL, control)
+            guest.set(CTRL, control);
         }
         for register in [MTA + 8, ITR, IMS, RCTL, TCTL, TDBAL, TDLEN, RDT, RXCSUM] {
             assert_eq!(guest.get(register), 0, "{register:#x}");
@@ -350,6 +350,10 @@ async fn linux_is_interrupted_until_it_reads_the_cause() {
     let (mut guest, port) = card();
     let (mut ingress, mut egress) = attach(port);
     guest.up_like_linux();
+    guest.set(ICS, cause::LSC);
+    assert!(guest.line.is_asserted());
+    assert_eq!(guest.get(ICR), cause::LSC);
+    assert!(!guest.line.is_asserted());
     let rises = guest.line.signals();
     for _ in 0..3 {
         send(&mut *egress, &frame_to(GUEST_MAC, 60), FrameMeta::default());

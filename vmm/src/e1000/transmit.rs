@@ -145,10 +145,17 @@ impl Default for State {
 #[derive(Debug)]
 pub(super) struct E1000Ingress {
     shared: Arc<Shared>,
-    memory: GuestMemory,
     bell: Kick,
     timer: Timer,
+    transmitter: Transmitter,
+}
+
+/// What looks at descriptors.
+#[derive(Debug)]
+struct Transmitter {
+    memory: GuestMemory,
     state: State,
+    /// How often the card had been reset when the state began.
     resets: u32,
     dropped: u64,
 }
@@ -180,96 +187,12 @@ impl E1000Ingress {
     /// Must be called within the runtime that will drive it.
     pub(super) fn new(shared: Arc<Shared>, memory: GuestMemory) -> io::Result<Self> {
         let bell = Kick::watch(shared.transmit.bell())?;
-        let resets = shared.resets();
-        Ok(Self { shared, memory, bell, timer: Timer::new()?, state: State::default(), resets, dropped: 0 })
+        let transmitter = Transmitter { memory, state: State::default(), resets: shared.resets(), dropped: 0 };
+        Ok(Self { shared, bell, timer: Timer::new()?, transmitter })
     }
 
     fn ready(&self) -> bool {
         self.shared.may_transmit() && self.shared.transmit_ring().available() > 0
-    }
-
-    /// Looks at the next descriptor.
-    fn step(&mut self, news: &mut News, sink: &mut dyn FnMut(Frame<'_>)) -> Result<Step, OutsideRam> {
-        let shared = Arc::clone(&self.shared);
-        let Some(_working) = shared.transmit.enter(|| shared.may_transmit()) else { return Ok(Step::Nothing) };
-        if self.resets != shared.resets() {
-            (self.resets, self.state) = (shared.resets(), State::default());
-        }
-        let ring = shared.transmit_ring();
-        if ring.available() == 0 {
-            return Ok(Step::Nothing);
-        }
-        let at = ring.address(ring.head).ok_or(OutsideRam)?;
-        let mut bytes = [0; 16];
-        self.memory.read_slice(&mut bytes, GuestAddress(at)).map_err(|_| OutsideRam)?;
-        let (descriptor, command) = parse(bytes);
-        if command & (bit::RS | bit::RPS) != 0 {
-            news.written_back = true;
-            news.urgent |= command & bit::IDE == 0;
-            self.state.reports.push(at);
-            // Descriptors without bytes could go on like this for ever.
-            self.state.too_long |= self.state.begun.is_some() && self.state.reports.len() >= MAX_PIECES;
-        }
-        let step = self.follow(&descriptor, sink)?;
-        // The driver may use a piece again when it is done, so nothing is before the whole frame is.
-        if self.state.begun.is_none() || self.state.too_long {
-            for at in self.state.reports.drain(..) {
-                let status = GuestAddress(at + STATUS);
-                self.memory.store(bit::DD, status, std::sync::atomic::Ordering::Release).map_err(|_| OutsideRam)?;
-            }
-        }
-        shared.set(register::TDH, ring.after(ring.head));
-        Ok(step)
-    }
-
-    fn follow(&mut self, descriptor: &Descriptor, sink: &mut dyn FnMut(Frame<'_>)) -> Result<Step, OutsideRam> {
-        let state = &mut self.state;
-        match *descriptor {
-            Descriptor::Unknown => Ok(Step::Descriptor),
-            // A frame that has begun keeps the context that it began with.
-            Descriptor::Context { context, segment } => {
-                if segment {
-                    state.segmentation = context;
-                } else {
-                    state.checksum = context;
-                }
-                Ok(Step::Descriptor)
-            }
-            Descriptor::Data(data) => {
-                state.add(&data);
-                if data.command & bit::EOP == 0 {
-                    return Ok(Step::Descriptor);
-                }
-                self.complete(&data, sink)?;
-                Ok(Step::Frame)
-            }
-        }
-    }
-
-    /// Hands the frame that is complete to the engine, and forgets it.
-    fn complete(&mut self, last: &Data, sink: &mut dyn FnMut(Frame<'_>)) -> Result<(), OutsideRam> {
-        let Self { state, memory, shared, dropped, .. } = self;
-        let mut offload = state.begun.take().unwrap_or_default();
-        if last.command & bit::VLE != 0 && filter::handles_tags(shared) {
-            offload.tag = Some((shared.get(register::VET) as u16, last.special));
-        }
-        let too_long = std::mem::take(&mut state.too_long);
-        let len = std::mem::take(&mut state.bytes);
-        let pieces = &state.pieces;
-        // A card that loops its frames back puts none on the link.
-        let looped = shared.get(register::RCTL) & rctl::LBM != 0;
-        let result = if too_long || looped || !(ETHERNET_HEADER..=MAX_FRAME).contains(&len) {
-            *dropped += 1;
-            Ok(())
-        } else {
-            lend(memory, pieces, |frame| {
-                if !send(shared, &offload, frame, sink) {
-                    *dropped += 1;
-                }
-            })
-        };
-        self.state.pieces.clear();
-        result
     }
 
     /// Tells the driver what was done.
@@ -293,6 +216,91 @@ impl E1000Ingress {
         };
         // What waits is looked after before the task sleeps.
         let Waits(_) = shared.interrupts.raise(causes, u64::from(delay) * DELAY_UNIT);
+    }
+}
+
+impl Transmitter {
+    /// Looks at the next descriptor.
+    fn step(&mut self, shared: &Shared, news: &mut News, sink: &mut dyn FnMut(Frame<'_>)) -> Result<Step, OutsideRam> {
+        let Some(_working) = shared.transmit.enter(|| shared.may_transmit()) else { return Ok(Step::Nothing) };
+        if self.resets != shared.resets() {
+            (self.resets, self.state) = (shared.resets(), State::default());
+        }
+        let ring = shared.transmit_ring();
+        if ring.available() == 0 {
+            return Ok(Step::Nothing);
+        }
+        let at = ring.address(ring.head).ok_or(OutsideRam)?;
+        let mut bytes = [0; 16];
+        self.memory.read_slice(&mut bytes, GuestAddress(at)).map_err(|_| OutsideRam)?;
+        let (descriptor, command) = parse(bytes);
+        if command & (bit::RS | bit::RPS) != 0 {
+            news.written_back = true;
+            news.urgent |= command & bit::IDE == 0;
+            self.state.reports.push(at);
+            // Descriptors without bytes could go on like this for ever.
+            self.state.too_long |= self.state.begun.is_some() && self.state.reports.len() >= MAX_PIECES;
+        }
+        let step = self.follow(shared, &descriptor, sink)?;
+        // The driver may use a piece again when it is done, so nothing is before the whole frame is.
+        if self.state.begun.is_none() || self.state.too_long {
+            for at in self.state.reports.drain(..) {
+                let status = GuestAddress(at + STATUS);
+                self.memory.store(bit::DD, status, std::sync::atomic::Ordering::Release).map_err(|_| OutsideRam)?;
+            }
+        }
+        shared.set(register::TDH, ring.after(ring.head));
+        Ok(step)
+    }
+
+    fn follow(&mut self, shared: &Shared, descriptor: &Descriptor, sink: &mut dyn FnMut(Frame<'_>)) -> Result<Step, OutsideRam> {
+        let state = &mut self.state;
+        match *descriptor {
+            Descriptor::Unknown => Ok(Step::Descriptor),
+            // A frame that has begun keeps the context that it began with.
+            Descriptor::Context { context, segment } => {
+                if segment {
+                    state.segmentation = context;
+                } else {
+                    state.checksum = context;
+                }
+                Ok(Step::Descriptor)
+            }
+            Descriptor::Data(data) => {
+                state.add(&data);
+                if data.command & bit::EOP == 0 {
+                    return Ok(Step::Descriptor);
+                }
+                self.complete(shared, &data, sink)?;
+                Ok(Step::Frame)
+            }
+        }
+    }
+
+    /// Hands the frame that is complete to the engine, and forgets it.
+    fn complete(&mut self, shared: &Shared, last: &Data, sink: &mut dyn FnMut(Frame<'_>)) -> Result<(), OutsideRam> {
+        let Self { state, memory, dropped, .. } = self;
+        let mut offload = state.begun.take().unwrap_or_default();
+        if last.command & bit::VLE != 0 && filter::handles_tags(shared) {
+            offload.tag = Some((shared.get(register::VET) as u16, last.special));
+        }
+        let too_long = std::mem::take(&mut state.too_long);
+        let len = std::mem::take(&mut state.bytes);
+        let pieces = &state.pieces;
+        // A card that loops its frames back puts none on the link.
+        let looped = shared.get(register::RCTL) & rctl::LBM != 0;
+        let result = if too_long || looped || !(ETHERNET_HEADER..=MAX_FRAME).contains(&len) {
+            *dropped += 1;
+            Ok(())
+        } else {
+            lend(memory, pieces, |frame| {
+                if !send(shared, &offload, frame, sink) {
+                    *dropped += 1;
+                }
+            })
+        };
+        self.state.pieces.clear();
+        result
     }
 }
 
@@ -388,7 +396,7 @@ impl Ingress for E1000Ingress {
                 break;
             }
             seen += 1;
-            match self.step(&mut news, sink) {
+            match self.transmitter.step(&self.shared, &mut news, sink) {
                 Ok(Step::Frame) => received += 1,
                 Ok(Step::Descriptor) => {}
                 Ok(Step::Nothing) => {
@@ -398,7 +406,7 @@ impl Ingress for E1000Ingress {
                 }
                 Err(OutsideRam) => {
                     self.shared.fail("a transmit ring or buffer lies outside of RAM");
-                    self.state = State::default();
+                    self.transmitter.state = State::default();
                 }
             }
         }
@@ -419,6 +427,6 @@ impl Ingress for E1000Ingress {
     }
 
     fn dropped(&self) -> u64 {
-        self.dropped
+        self.transmitter.dropped
     }
 }

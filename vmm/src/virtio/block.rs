@@ -58,6 +58,7 @@ pub mod feature {
 pub struct Block {
     disk: Disk,
     id: [u8; ID_LEN],
+    reported: bool,
 }
 
 /// Makes a disk: what its PCI function is made of, and its data path. `id` is what the guest can tell it by; 20 bytes of it count.
@@ -80,7 +81,7 @@ pub fn new(disk: Disk, id: &str) -> io::Result<(Parts, Worker<Block>)> {
     for (place, byte) in bytes.iter_mut().zip(id.bytes()) {
         *place = byte;
     }
-    Ok((parts, Worker::new(slot, Block { disk, id: bytes })))
+    Ok((parts, Worker::new(slot, Block { disk, id: bytes, reported: false })))
 }
 
 /// `struct virtio_blk_config` (section 5.2.4).
@@ -100,6 +101,15 @@ fn config(disk: &Disk) -> Vec<u8> {
     put(52, &MAX_RANGES.to_le_bytes());
     put(56, &[1]);
     space
+}
+
+impl Block {
+    /// Says that the file has failed; once, since a guest can ask for the same as often as it likes.
+    fn report(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.reported, true) {
+            tracing::warn!(%error, "the file of a disk fails; its guest is told so, now and from now on");
+        }
+    }
 }
 
 impl Service for Block {

@@ -109,24 +109,31 @@ impl QueueInterrupt {
     }
 }
 
+/// How often a driver that breaks the rules is spoken of, since it can go on for ever.
+const REPORTS: u8 = 10;
+
 /// Whether a device still works.
 #[derive(Debug)]
 pub struct Health {
     name: String,
     failed: AtomicBool,
+    reports: AtomicU8,
     interrupt: QueueInterrupt,
 }
 
 impl Health {
     /// Of the device with this name, which tells its driver by `interrupt`.
     pub fn new(name: String, interrupt: QueueInterrupt) -> Arc<Self> {
-        Arc::new(Self { name, failed: AtomicBool::new(false), interrupt })
+        Arc::new(Self { name, failed: AtomicBool::new(false), reports: AtomicU8::new(0), interrupt })
     }
 
     /// The driver has done what it must not. It finds `DEVICE_NEEDS_RESET` from now on, and is told (section 2.1.2).
     pub fn fail(&self, error: QueueError) {
         if !self.failed.swap(true, Ordering::AcqRel) {
-            tracing::warn!(device = %self.name, %error, "the driver broke the rules; the device waits for its reset");
+            if self.reports.load(Ordering::Relaxed) < REPORTS {
+                self.reports.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(device = %self.name, %error, "the driver broke the rules; the device waits for its reset");
+            }
             self.interrupt.signal();
         }
     }

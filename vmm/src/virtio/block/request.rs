@@ -33,16 +33,17 @@ const UNMAP: u32 = 1;
 /// Why a request is not done.
 #[derive(Debug)]
 enum Failure {
-    /// Of what the driver wants, or of the file.
-    Io,
+    /// The driver wants what cannot be.
+    Refused,
     /// There is no such request, or it has flags that do not exist.
     Unsupported,
+    /// The file does not do it.
+    File(io::Error),
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        tracing::warn!(%error, "the file of a disk refuses a request");
-        Self::Io
+        Self::File(error)
     }
 }
 
@@ -68,7 +69,7 @@ impl<'m> Request<'m> {
     }
 
     /// Does what is asked for and writes the status. Returns how many bytes were written to the buffers.
-    pub(super) fn serve(mut self, block: &Block, write_through: bool) -> Result<u32, QueueError> {
+    pub(super) fn serve(mut self, block: &mut Block, write_through: bool) -> Result<u32, QueueError> {
         let mut header = [0; HEADER];
         if take(&mut self.readable, &mut header) < HEADER {
             return Err(QueueError::WrongBuffer);
@@ -76,8 +77,12 @@ impl<'m> Request<'m> {
         let status = self.take_status()?;
         let (code, written) = match self.execute(block, &header, write_through) {
             Ok(written) => (OK, written),
-            Err(Failure::Io) => (IO_ERROR, 0),
+            Err(Failure::Refused) => (IO_ERROR, 0),
             Err(Failure::Unsupported) => (UNSUPPORTED, 0),
+            Err(Failure::File(error)) => {
+                block.report(&error);
+                (IO_ERROR, 0)
+            }
         };
         status.write_obj(code, 0).map_err(|_| QueueError::WrongBuffer)?;
         Ok(u32::try_from(written + 1).unwrap_or(u32::MAX))
@@ -145,7 +150,7 @@ impl<'m> Request<'m> {
     fn ranges(&mut self, sectors: u64, zeroes: bool) -> Result<Vec<(u64, u64, bool)>, Failure> {
         let len = total(&self.readable);
         if len == 0 || !len.is_multiple_of(RANGE) || len / RANGE > MAX_RANGES as usize {
-            return Err(Failure::Io);
+            return Err(Failure::Refused);
         }
         let mut ranges = Vec::with_capacity(len / RANGE);
         let mut bytes = [0; RANGE];
@@ -157,10 +162,10 @@ impl<'m> Request<'m> {
                 return Err(Failure::Unsupported);
             }
             if count > MAX_RANGE_SECTORS {
-                return Err(Failure::Io);
+                return Err(Failure::Refused);
             }
             let len = u64::from(count) * SECTOR;
-            let at = range(sectors, u64::from_le_bytes(sector), usize::try_from(len).map_err(|_| Failure::Io)?)?;
+            let at = range(sectors, u64::from_le_bytes(sector), usize::try_from(len).map_err(|_| Failure::Refused)?)?;
             ranges.push((at, len, flags & UNMAP != 0));
         }
         Ok(ranges)
@@ -168,14 +173,14 @@ impl<'m> Request<'m> {
 }
 
 const fn refuse_if_read_only(disk: &Disk) -> Result<(), Failure> {
-    if disk.is_read_only() { Err(Failure::Io) } else { Ok(()) }
+    if disk.is_read_only() { Err(Failure::Refused) } else { Ok(()) }
 }
 
 /// Where `len` bytes from `sector` on begin, if they are whole sectors of the disk.
 fn range(sectors: u64, sector: u64, len: usize) -> Result<u64, Failure> {
-    let len = u64::try_from(len).map_err(|_| Failure::Io)?;
+    let len = u64::try_from(len).map_err(|_| Failure::Refused)?;
     let fits = len.is_multiple_of(SECTOR) && sector.checked_add(len / SECTOR).is_some_and(|end| end <= sectors);
-    if fits { Ok(sector * SECTOR) } else { Err(Failure::Io) }
+    if fits { Ok(sector * SECTOR) } else { Err(Failure::Refused) }
 }
 
 fn total(slices: &[VolatileSlice<'_, ()>]) -> usize {
