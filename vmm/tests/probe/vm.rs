@@ -20,7 +20,7 @@ use vmm::virtio::transport::{self, VirtioPci};
 /// The guest's RAM.
 const MEMORY: u64 = 64 << 20;
 
-/// How long a guest may be at work. Every step of its own gives up sooner.
+/// How long a guest may be silent. Every step of its own gives up sooner.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// A machine that has not been started.
@@ -50,9 +50,22 @@ impl Vm {
     }
 
     /// As [`Vm::run`]; `line` is shown every line when it has come.
-    pub(crate) fn run_with(self, image: &'static [u8], plan: &Plan<'_>, mut line: impl FnMut(&str)) -> Vec<String> {
+    pub(crate) fn run_with(self, image: &'static [u8], plan: &Plan<'_>, line: impl FnMut(&str)) -> Vec<String> {
+        match self.boot(image, plan, line) {
+            (Ending::PowerOff, said) => said,
+            (Ending::Failed(fault), said) => panic!("the machine has failed: {fault}\n{said:#?}"),
+            (other, said) => panic!("the guest has not powered the machine off, but: {other:?}\n{said:#?}"),
+        }
+    }
+
+    /// Boots the image and returns how the machine has ended.
+    pub(crate) fn end(self, image: &'static [u8]) -> Ending {
+        self.boot(image, &Plan::default(), |_| {}).0
+    }
+
+    fn boot(self, image: &'static [u8], plan: &Plan<'_>, mut line: impl FnMut(&str)) -> (Ending, Vec<String>) {
         let Self { machine, console, network } = self;
-        let kernel = Kernel::built_in("the probe guest", image).unwrap();
+        let kernel = Kernel::built_in("the guest", image).unwrap();
         let payload = Payload { command_line: plan.to_string(), ..Payload::default() };
         let entry = kernel.load(machine.memory(), &payload).unwrap();
         let lines = console.lines();
@@ -77,11 +90,7 @@ impl Vm {
         }
         let ending = waiting.join().unwrap();
         drop(network);
-        match ending {
-            Ending::PowerOff => said,
-            Ending::Failed(fault) => panic!("the machine has failed: {fault}\n{said:#?}"),
-            other => panic!("the guest has not powered the machine off, but: {other:?}\n{said:#?}"),
-        }
+        (ending, said)
     }
 }
 
