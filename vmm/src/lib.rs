@@ -13,10 +13,9 @@
 //! | [`bus`] | who answers at which address or I/O port |
 //! | [`irq`] | how a device interrupts: messages and lines |
 //! | [`pci`] | functions on PCI bus 0, their configuration, base addresses and MSI-X |
-//! | [`legacy`] | the serial port, the clock, and the registers that end the machine |
 //! | [`virtio`] | virtio devices: network card, disk, entropy |
 //! | [`probe`] | the built-in guest that tries it all, and its form within this process |
-//! | [`e1000`] | the other network card, for guests without virtio |
+//! | [`legacy`] | the serial port, the clock, and the registers that end the machine |
 //!
 //! Who may do what: register accesses of a device come from vCPU threads, one at a time for a device. What moves data runs elsewhere (a
 //! task of the engine, a thread of the disk) and shares with the registers only atomics and eventfds, never a lock, so that a doorbell
@@ -29,6 +28,7 @@ pub mod boot;
 pub mod bus;
 mod cpu;
 pub mod irq;
+mod kick;
 pub mod legacy;
 pub mod machine;
 pub mod memory;

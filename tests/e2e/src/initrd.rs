@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 /// What the guest's shell prints when it is ready for commands.
 pub const READY: &str = "the guest is ready";
 
-/// The first process: modules, then a shell on the second serial line. The kernel talks on the first.
+/// The first process: modules, then a shell on a serial line.
 const INIT: &str = r#"#!/bin/sh
 mkdir -p /proc /sys /dev /tmp /etc
 mount -t proc proc /proc
@@ -16,11 +16,11 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in $(cat /modules); do insmod "/lib/$module"; done
 ip link set lo up
-stty -F /dev/ttyS1 raw -echo
-exec >/dev/ttyS1 2>&1
+stty -F /dev/TTY raw -echo
+exec >/dev/TTY 2>&1
 echo "the guest is ready"
 # As a script: a shell whose input is a terminal would prompt and echo.
-exec sh /dev/ttyS1
+exec sh /dev/TTY
 "#;
 
 /// What udhcpc calls with what it has learnt.
@@ -44,13 +44,34 @@ pub struct Initrd {
     _directory: tempfile::TempDir,
 }
 
+/// What goes into an archive beside busybox.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents<'a> {
+    /// The drivers that are loaded, without those that they need.
+    pub modules: &'a [&'a str],
+    /// The serial line of the shell.
+    pub terminal: &'a str,
+    /// Files of this machine, and where they go: a path without a leading `/`.
+    pub files: &'a [(PathBuf, String)],
+}
+
 impl Initrd {
-    /// Packs the drivers of these names, with all that they need, and busybox.
+    /// Packs the drivers of these names, with all that they need, and busybox with a shell on the second serial line. The kernel talks on
+    /// the first.
     ///
     /// # Panics
     ///
     /// When the kernel, its modules or busybox are not installed.
     pub fn with_modules(modules: &[&str]) -> Self {
+        Self::with(Contents { modules, terminal: "ttyS1", files: &[] })
+    }
+
+    /// Packs an archive.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel, its modules or busybox are not installed.
+    pub fn with(contents: Contents<'_>) -> Self {
         let (kernel, version) = newest_kernel();
         let directory = tempfile::Builder::new().prefix("slipway-initrd-").tempdir().expect("a temporary directory");
         let root = directory.path().join("root");
@@ -65,7 +86,7 @@ impl Initrd {
             // The one that is the program itself cannot be linked to it.
             let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(applet));
         }
-        let files: Vec<_> = modules.iter().flat_map(|module| files_of(&version, module)).collect();
+        let files: Vec<_> = contents.modules.iter().flat_map(|module| files_of(&version, module)).collect();
         let mut names = Vec::new();
         for file in files {
             let name = unpacked(&file, &root.join("lib"));
@@ -74,7 +95,12 @@ impl Initrd {
             }
         }
         write(&root.join("modules"), &names.join("\n"));
-        write(&root.join("init"), INIT);
+        for (from, to) in contents.files {
+            let to = root.join(to);
+            fs::create_dir_all(to.parent().expect("a file is in a directory")).expect("a directory of ours");
+            fs::copy(from, &to).unwrap_or_else(|error| panic!("{} cannot be copied: {error}", from.display()));
+        }
+        write(&root.join("init"), &INIT.replace("TTY", contents.terminal));
         write(&root.join("udhcpc"), UDHCPC);
         let archive = directory.path().join("initrd");
         let packed = Command::new("sh")

@@ -1,7 +1,8 @@
 //! What the end-to-end tests stand on: guests with real kernels, and the servers and clients at both ends.
 //!
 //! The tests run the program `slipway` as a user would: without any right, whoever runs the tests ([`unprivileged`]). Its guests are the
-//! running kernel in a network namespace ([`namespace`]) and a stock Debian kernel in QEMU ([`qemu`]); in both the test types commands
+//! running kernel in a network namespace ([`namespace`]), a stock Debian kernel in QEMU ([`qemu`]), and one in our own virtual machine,
+//! which runs on a machine with KVM that QEMU imitates ([`nested`]); in all of them the test types commands
 //! into a shell ([`session`]) and looks at what they print. What listens on the host's loopback meanwhile is in [`host`], and what the
 //! guest needs beyond the tools of Debian is the program `e2e-guest`.
 //!
@@ -11,6 +12,7 @@
 pub mod host;
 pub mod initrd;
 pub mod namespace;
+pub mod nested;
 pub mod pattern;
 pub mod programs;
 pub mod qemu;

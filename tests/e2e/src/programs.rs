@@ -54,6 +54,11 @@ fn slipway() -> PathBuf {
     std::env::var_os("SLIPWAY").map_or_else(|| built("../release/slipway"), PathBuf::from)
 }
 
+/// The program `slipway-vm` under test: what `SLIPWAY_VM` names, or the release build.
+pub(crate) fn slipway_vm() -> PathBuf {
+    std::env::var_os("SLIPWAY_VM").map_or_else(|| built("../release/slipway-vm"), PathBuf::from)
+}
+
 /// A program that was built together with this test, relative to where cargo puts programs.
 fn built(name: &str) -> PathBuf {
     let ourselves = std::env::current_exe().expect("a path to this program");

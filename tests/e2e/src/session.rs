@@ -76,6 +76,16 @@ impl Session {
         }
     }
 
+    /// Types a line whose end nobody will see: it ends the shell's surroundings.
+    ///
+    /// # Panics
+    ///
+    /// When the shell has ended before.
+    pub fn type_line(&mut self, line: &str) {
+        let sent = self.input.write_all(format!("{line}\n").as_bytes()).and_then(|()| self.input.flush());
+        sent.unwrap_or_else(|error| panic!("the guest's shell has ended before `{line}`: {error}"));
+    }
+
     /// Runs a command in the background, and returns the first line that it prints, which says that it is ready.
     ///
     /// # Panics

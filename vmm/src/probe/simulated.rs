@@ -243,7 +243,9 @@ impl Transmit for Leaving {
     fn send<R>(&mut self, len: usize, write: impl FnOnce(&mut [u8]) -> (R, Wanted)) -> R {
         let mut frame = vec![0; len];
         let (result, wanted) = write(&mut frame);
-        let checksum = wanted.checksum.map_or(Checksum::Complete, |partial| Checksum::Partial { start: partial.start, offset: partial.offset });
+        let checksum = wanted
+            .checksum
+            .map_or(Checksum::Complete, |partial| Checksum::Partial { start: partial.start, offset: partial.offset });
         let gso = wanted.segment.map(|size| Gso { kind: GsoKind::TcpV4, size: NonZeroU16::get(size), ecn: false });
         // There was room, and no card could tell its stack that the cable is cut.
         _ = self.cable.send(frame, FrameMeta { checksum, gso });

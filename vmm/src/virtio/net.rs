@@ -10,17 +10,12 @@
 mod receive;
 mod transmit;
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use netstack::addr::MacAddr;
 use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind, Offloads};
 use netstack::port::{Halves, Port};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::Parts;
 use super::handover::{self, QueueSlot};
@@ -145,36 +140,6 @@ impl Port for NetPort {
         let ingress = transmit::NetIngress::new(self.transmit)?;
         let egress = receive::NetEgress::new(self.receive, self.config.mtu)?;
         Ok(Halves { ingress: Box::new(ingress), egress: Box::new(egress) })
-    }
-}
-
-/// An eventfd that the runtime watches.
-struct Kick(AsyncFd<Arc<EventFd>>);
-
-impl Kick {
-    fn watch(event: &Arc<EventFd>) -> io::Result<Self> {
-        // SAFETY: an `EventFd` stays the same open descriptor until it is dropped, and the `Arc` keeps it.
-        let fd = unsafe { AsyncFd::register_with_interest(Arc::clone(event), Interest::READABLE) };
-        fd.map(Self).map_err(|error| error.into_parts().1)
-    }
-
-    /// Ready when the eventfd was written to since the last time, or the runtime is going away.
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Ok(mut guard) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Ready(()) };
-            let written = self.0.get_ref().read().is_ok();
-            // A write after the read is told by another edge, which this does not clear.
-            guard.clear_ready();
-            if written {
-                return Poll::Ready(());
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Kick {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Kick")
     }
 }
 

@@ -102,14 +102,14 @@ fn run_help() -> String {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The kernel
+    /// The kernel [default: the built-in guest, which gets a lease and pings]
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     /// The initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(crate) initrd: Option<PathBuf>,
     /// The kernel's command line [default: console=ttyS0]
-    #[arg(long, value_name = "WORDS", requires = "kernel", allow_hyphen_values = true)]
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,
     /// How much memory: a number of MiB, or with a suffix K, M, G
     #[arg(long, short, value_name = "SIZE", default_value = "512M")]

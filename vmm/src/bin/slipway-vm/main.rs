@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod completions;
 mod console;
+mod devices;
 mod failure;
 mod network;
 mod plan;

@@ -1,23 +1,20 @@
 //! What a command line comes to: everything opened, loaded and checked that can be without KVM.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
 
 use netstack::addr::MacAddr;
 use netstack::config::Config;
 use vmm::boot::{BootError, Entry, Initrd, Kernel, Payload};
 use vmm::memory::{self, GuestMemory};
+use vmm::probe;
+use vmm::virtio::block::{Disk, DiskError};
 
 use crate::cli::{CardKind, DriveSpec, RunArgs};
 use crate::failure::Failure;
 
 /// What the kernel is told if nobody says otherwise: where its console is.
 const COMMAND_LINE: &str = "console=ttyS0";
-
-/// The unit of a disk.
-const SECTOR: u64 = 512;
 
 /// Addresses of cards to whom nobody gave one: locally administered, the same every time.
 const FIRST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
@@ -28,16 +25,8 @@ pub(crate) struct Plan {
     pub(crate) memory: GuestMemory,
     pub(crate) entry: Entry,
     pub(crate) cpus: u8,
-    pub(crate) drives: Vec<Drive>,
+    pub(crate) disks: Vec<Disk>,
     pub(crate) networks: Vec<NetworkPlan>,
-}
-
-/// A disk.
-#[derive(Debug)]
-pub(crate) struct Drive {
-    pub(crate) path: PathBuf,
-    pub(crate) file: File,
-    pub(crate) read_only: bool,
 }
 
 /// A network and its cards.
@@ -64,25 +53,33 @@ impl Plan {
     /// A failure with exit code 2 for whatever is wrong with what the user has said, or with the files that were named.
     pub(crate) fn of(args: &RunArgs) -> Result<Self, Failure> {
         let networks = networks(args)?;
-        let drives = args.drives.iter().map(drive).collect::<Result<_, _>>()?;
-        let (kernel, payload) = kernel(args)?;
+        let disks = args.drives.iter().map(disk).collect::<Result<_, _>>()?;
+        let (kernel, payload) = kernel(args, &networks)?;
         let size = args.memory.0;
         let memory = memory::allocate(size).map_err(|err| {
             Failure::new(format!("cannot make {} MiB of memory for the virtual machine", size >> 20)).because(&err)
         })?;
         let entry = kernel.load(&memory, &payload).map_err(|err| unbootable(&err))?;
-        Ok(Self { memory, entry, cpus: args.cpus, drives, networks })
+        Ok(Self { memory, entry, cpus: args.cpus, disks, networks })
     }
 }
 
-fn kernel(args: &RunArgs) -> Result<(Kernel, Payload), Failure> {
+fn kernel(args: &RunArgs, networks: &[NetworkPlan]) -> Result<(Kernel, Payload), Failure> {
     let Some(path) = &args.kernel else {
-        return Err(Failure::usage("no kernel was given").advice("Name one by --kernel FILE."));
+        let kernel = Kernel::built_in("the built-in guest", probe::IMAGE).map_err(|err| unbootable(&err))?;
+        let command_line = args.append.clone().unwrap_or_else(|| errand(networks));
+        return Ok((kernel, Payload { initrd: None, command_line }));
     };
     let kernel = Kernel::open(path).map_err(|err| unbootable(&err))?;
     let initrd = args.initrd.as_deref().map(Initrd::open).transpose().map_err(|err| unbootable(&err))?;
     let command_line = args.append.clone().unwrap_or_else(|| COMMAND_LINE.to_owned());
     Ok((kernel, Payload { initrd, command_line }))
+}
+
+/// What the built-in guest does if nobody says otherwise: it gets a lease and pings the gateway.
+fn errand(networks: &[NetworkPlan]) -> String {
+    let gateway = networks.first().and_then(|network| network.config.ipv4.as_ref()).map(|ipv4| ipv4.gateway);
+    probe::Plan { ping: gateway, ..Default::default() }.to_string()
 }
 
 fn unbootable(error: &BootError) -> Failure {
@@ -99,27 +96,25 @@ fn unbootable(error: &BootError) -> Failure {
     }
 }
 
-fn drive(spec: &DriveSpec) -> Result<Drive, Failure> {
-    let cannot = || Failure::usage(format!("cannot use the disk image {}", spec.file.display()));
-    let opened = OpenOptions::new().read(true).write(!spec.read_only).open(&spec.file);
-    let file = opened.map_err(|err| {
-        let failure = cannot().because(&err);
-        match err.kind() {
-            std::io::ErrorKind::PermissionDenied if !spec.read_only => {
+fn disk(spec: &DriveSpec) -> Result<Disk, Failure> {
+    let path = spec.file.display();
+    let kind = std::fs::metadata(&spec.file).map(|about| about.file_type());
+    if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_block_device()) {
+        return Err(Failure::usage(format!("{path} cannot be a disk")).advice("It is neither a file nor a block device."));
+    }
+    let disk = Disk::open(&spec.file, spec.read_only).map_err(|err| {
+        let failure = Failure::usage("a disk cannot be used").because(&err);
+        match err {
+            DiskError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied && !spec.read_only => {
                 failure.advice("If it need not be written to, add readonly=on.")
             }
             _ => failure,
         }
     })?;
-    let about = file.metadata().map_err(|err| cannot().because(&err))?;
-    let kind = about.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(cannot().advice("It is neither a file nor a disk."));
+    if disk.sectors() == 0 {
+        return Err(Failure::usage(format!("the disk {path} is empty")).advice(format!("Give it a size: `truncate -s 1G {path}`.")));
     }
-    if kind.is_file() && (about.len() == 0 || !about.len().is_multiple_of(SECTOR)) {
-        return Err(cannot().advice(format!("It has {} bytes, and disks consist of whole sectors of {SECTOR} bytes.", about.len())));
-    }
-    Ok(Drive { path: spec.file.clone(), file, read_only: spec.read_only })
+    Ok(disk)
 }
 
 fn networks(args: &RunArgs) -> Result<Vec<NetworkPlan>, Failure> {
@@ -176,13 +171,6 @@ fn card(device: &crate::cli::CardSpec, config: &Config, fresh: &mut dyn FnMut() 
         CardKind::E1000 => 1500,
     };
     Card { kind: device.kind, mac: device.mac.unwrap_or_else(fresh), mtu: device.mtu.unwrap_or(config.mtu).min(largest) }
-}
-
-impl Drive {
-    /// What people call it.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 #[cfg(test)]

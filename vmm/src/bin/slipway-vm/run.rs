@@ -8,6 +8,7 @@ use vmm::machine::{Ending, Fault, Machine, MachineError, StopSwitch};
 use crate::check;
 use crate::cli::RunArgs;
 use crate::console::{self, Output};
+use crate::devices;
 use crate::failure::Failure;
 use crate::network::{self, Network};
 use crate::plan::Plan;
@@ -26,15 +27,21 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8, Failure> {
 
 async fn drive(plan: Plan) -> Result<u8, Failure> {
     let mut asked = Termination::catch()?;
-    let stop = StopSwitch::new().map_err(|err| Failure::new("cannot make an eventfd").because(&err))?;
-    let machine =
-        Machine::new(plan.memory, plan.cpus, stop.clone(), Box::new(Output(stop.clone()))).map_err(|err| unbuildable(&err))?;
     let mut networks = Vec::new();
     for network in &plan.networks {
-        let running = Network::start(&network.id, &network.config)?;
-        running.tell_forwards().await;
-        networks.push(running);
+        networks.push(Network::start(&network.id, &network.config)?);
     }
+    let stop = StopSwitch::new().map_err(|err| Failure::new("cannot make an eventfd").because(&err))?;
+    let console = Box::new(Output(stop.clone()));
+    let mut machine = Machine::new(plan.memory, plan.cpus, stop.clone(), console).map_err(|err| unbuildable(&err))?;
+    for (network, running) in plan.networks.iter().zip(&networks) {
+        for card in &network.cards {
+            running.attach(devices::card(&mut machine, &network.id, card)?).await?;
+        }
+        running.tell_forwards().await;
+    }
+    plan.disks.into_iter().enumerate().try_for_each(|(number, disk)| devices::disk(&mut machine, number, disk))?;
+    devices::entropy(&mut machine)?;
 
     let serial = machine.serial().clone();
     let _raw = Raw::enter().map_err(|err| Failure::new("cannot use the terminal as a console").because(&err))?;

@@ -11,8 +11,9 @@ use netstack::frame::{Checksum, ChunkMut, FrameMeta, FrameMut, MAX_FRAME, Offloa
 use netstack::port::{Egress, Sent};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::{HEADER, Kick, STANDARD_MTU, feature, offloads};
+use super::{HEADER, STANDARD_MTU, feature, offloads};
 use crate::memory::GuestMemory;
+use crate::kick::Kick;
 use crate::virtio::handover::{ActiveQueue, DeviceGone, QueueSlot};
 use crate::virtio::queue::{MAX_CHAIN, QueueError};
 

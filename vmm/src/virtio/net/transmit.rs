@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use netstack::frame::{Chunk, ETHERNET_HEADER, Frame, FrameMeta, MAX_FRAME, vnet};
 use netstack::port::Ingress;
 
-use super::{HEADER, Kick, negotiated};
+use super::{HEADER, negotiated};
+use crate::kick::Kick;
 use crate::virtio::handover::{ActiveQueue, DeviceGone, QueueSlot};
 use crate::virtio::queue::{MAX_CHAIN, Piece, QueueError};
 

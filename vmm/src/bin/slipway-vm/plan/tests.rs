@@ -34,9 +34,14 @@ fn a_file_that_is_no_kernel_is_named_for_what_it_is() {
 #[test]
 fn a_disk_that_cannot_be_used_is_named() {
     let (_file, path) = file(&[0; 100]);
-    assert!(refused(&["--drive", &format!("file={path}")]).contains("whole sectors"));
+    assert!(refused(&["--drive", &format!("file={path}")]).contains("no multiple of 512"));
+    let (_empty, path) = file(&[]);
+    assert!(refused(&["--drive", &format!("file={path}")]).contains("truncate"));
+    let (_disk, path) = file(&[0; 1024]);
+    let twice = format!("file={path}");
+    assert!(refused(&["--drive", &twice, "--drive", &twice]).contains("in use"));
     assert!(refused(&["--drive", "file=/no/such/disk"]).contains("/no/such/disk"));
-    assert!(refused(&["--drive", "file=/dev/null"]).contains("neither a file nor a disk"));
+    assert!(refused(&["--drive", "file=/dev/null"]).contains("neither a file nor a block device"));
 }
 
 #[test]
@@ -75,4 +80,18 @@ fn cards_get_addresses_that_nobody_has() {
     assert_eq!(macs.len(), 3);
     let mtus: Vec<_> = plan[0].cards.iter().map(|card| card.mtu).collect();
     assert_eq!(mtus, [9000, 1500, 1500], "an e1000 takes no larger packets than Ethernet's");
+}
+
+#[test]
+fn without_a_kernel_the_built_in_guest_is_booted() {
+    let args = args(&["--netdev", "user,id=a,net=192.168.7.0/24", "--memory", "64M"]);
+    let plan = Plan::of(&args).unwrap();
+    assert!(matches!(plan.entry, Entry::Pvh { .. }));
+    assert!(errand(&plan.networks).contains("ping=192.168.7.2"), "{}", errand(&plan.networks));
+}
+
+#[test]
+fn a_machine_too_small_for_its_kernel_is_refused() {
+    let told = refused(&["--memory", "16M"]);
+    assert!(told.contains("needs") && told.contains("--memory"), "{told}");
 }
