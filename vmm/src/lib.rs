@@ -14,6 +14,7 @@
 //! | [`irq`] | how a device interrupts: messages and lines |
 //! | [`pci`] | functions on PCI bus 0, their configuration, base addresses and MSI-X |
 //! | [`virtio`] | virtio devices: network card, disk, entropy |
+//! | [`e1000`] | the other network card, for guests without virtio |
 //! | [`probe`] | the built-in guest that tries it all, and its form within this process |
 //! | [`legacy`] | the serial port, the clock, and the registers that end the machine |
 //!
@@ -27,6 +28,7 @@ pub mod acpi;
 pub mod boot;
 pub mod bus;
 mod cpu;
+pub mod e1000;
 pub mod irq;
 mod kick;
 pub mod legacy;

@@ -12,8 +12,8 @@ use netstack::port::{Egress, Sent};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::{HEADER, STANDARD_MTU, feature, offloads};
-use crate::memory::GuestMemory;
 use crate::kick::Kick;
+use crate::memory::GuestMemory;
 use crate::virtio::handover::{ActiveQueue, DeviceGone, QueueSlot};
 use crate::virtio::queue::{MAX_CHAIN, QueueError};
 
