@@ -54,16 +54,34 @@ fn expect_all_steps(lines: &[String]) {
 
 #[test]
 fn a_guest_with_virtio_net_gets_everything_it_asks_for() {
-    let Some(vm) = Vm::new(NicKind::VirtioNet, &Config::default()) else { return };
-    let servers = Servers::start().unwrap();
-    expect_all_steps(&vm.run(IMAGE, &plan(NicKind::VirtioNet, &servers)));
+    everything(NicKind::VirtioNet);
 }
 
 #[test]
-fn a_guest_with_virtio_net_that_waits_for_interrupts_gets_everything_too() {
-    let Some(vm) = Vm::new(NicKind::VirtioNet, &Config::default()) else { return };
+fn a_guest_with_an_e1000_gets_everything_it_asks_for() {
+    everything(NicKind::E1000);
+}
+
+fn everything(nic: NicKind) {
+    let Some(vm) = Vm::new(nic, &Config::default()) else { return };
     let servers = Servers::start().unwrap();
-    let lines = vm.run(IMAGE, &Plan { wait: Wait::Interrupt, ..plan(NicKind::VirtioNet, &servers) });
+    expect_all_steps(&vm.run(IMAGE, &plan(nic, &servers)));
+}
+
+#[test]
+fn a_guest_that_waits_for_messages_of_virtio_net_gets_everything_too() {
+    everything_by_interrupts(NicKind::VirtioNet);
+}
+
+#[test]
+fn a_guest_that_waits_for_the_line_of_an_e1000_gets_everything_too() {
+    everything_by_interrupts(NicKind::E1000);
+}
+
+fn everything_by_interrupts(nic: NicKind) {
+    let Some(vm) = Vm::new(nic, &Config::default()) else { return };
+    let servers = Servers::start().unwrap();
+    let lines = vm.run(IMAGE, &Plan { wait: Wait::Interrupt, ..plan(nic, &servers) });
     expect_all_steps(&lines);
     let last = lines.iter().filter_map(|line| Report::parse(line)).next_back();
     assert!(matches!(last, Some(Report::Interrupts { nic: 1.., .. })), "the card has interrupted: {lines:#?}");
@@ -71,12 +89,17 @@ fn a_guest_with_virtio_net_that_waits_for_interrupts_gets_everything_too() {
 
 #[test]
 fn a_forwarded_connection_reaches_a_guest_with_virtio_net() {
-    let (config, host_port) = echo::forwarding();
-    let Some(vm) = Vm::new(NicKind::VirtioNet, &config) else { return };
-    reaches_the_guest(vm, NicKind::VirtioNet, host_port);
+    reaches_the_guest(NicKind::VirtioNet);
 }
 
-fn reaches_the_guest(vm: Vm, nic: NicKind, host_port: u16) {
+#[test]
+fn a_forwarded_connection_reaches_a_guest_with_an_e1000() {
+    reaches_the_guest(NicKind::E1000);
+}
+
+fn reaches_the_guest(nic: NicKind) {
+    let (config, host_port) = echo::forwarding();
+    let Some(vm) = Vm::new(nic, &config) else { return };
     let mut client = None;
     let lines = vm.run_with(IMAGE, &Plan { nic, serve: Some(echo::PORT), ..Plan::default() }, |line| {
         if let Some(Report::Serving { .. }) = Report::parse(line) {

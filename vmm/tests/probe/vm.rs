@@ -10,6 +10,7 @@ use netstack::addr::MacAddr;
 use netstack::config::Config;
 use netstack::engine::{Engine, Handle};
 use netstack::port::Port;
+use vmm::e1000::{self, E1000Config};
 use vmm::boot::{Kernel, Payload};
 use vmm::machine::{Ending, Machine, StopSwitch};
 use vmm::memory;
@@ -106,7 +107,13 @@ fn plug(machine: &mut Machine, nic: NicKind, mtu: u16) -> Box<dyn Port> {
             machine.attach(&plug, Box::new(device)).unwrap();
             Box::new(port)
         }
-        NicKind::E1000 => panic!("there is no e1000 yet"),
+        NicKind::E1000 => {
+            let plug = machine.plug(0).unwrap();
+            let config = E1000Config { name: "e1000".to_owned(), mac, mtu };
+            let (device, port) = e1000::new(config, machine.memory().clone(), Arc::clone(&plug.intx)).unwrap();
+            machine.attach(&plug, Box::new(device)).unwrap();
+            Box::new(port)
+        }
     }
 }
 
