@@ -53,38 +53,38 @@ fn expect_all_steps(lines: &[String]) {
 }
 
 #[test]
-fn a_guest_with_virtio_net_gets_everything_it_asks_for() {
-    everything(NicKind::VirtioNet);
-}
-
-#[test]
-fn a_guest_with_an_e1000_gets_everything_it_asks_for() {
-    everything(NicKind::E1000);
-}
-
-fn everything(nic: NicKind) {
-    let Some(vm) = Vm::new(nic, &Config::default()) else { return };
-    let servers = Servers::start().unwrap();
-    expect_all_steps(&vm.run(IMAGE, &plan(nic, &servers)));
-}
-
-#[test]
-fn a_guest_that_waits_for_messages_of_virtio_net_gets_everything_too() {
+fn a_guest_gets_everything_it_asks_for_by_messages_of_virtio_net() {
     everything_by_interrupts(NicKind::VirtioNet);
 }
 
 #[test]
-fn a_guest_that_waits_for_the_line_of_an_e1000_gets_everything_too() {
+fn a_guest_gets_everything_it_asks_for_by_the_line_of_an_e1000() {
     everything_by_interrupts(NicKind::E1000);
 }
 
 fn everything_by_interrupts(nic: NicKind) {
     let Some(vm) = Vm::new(nic, &Config::default()) else { return };
     let servers = Servers::start().unwrap();
-    let lines = vm.run(IMAGE, &Plan { wait: Wait::Interrupt, ..plan(nic, &servers) });
+    let lines = vm.run(IMAGE, &plan(nic, &servers));
     expect_all_steps(&lines);
     let last = lines.iter().filter_map(|line| Report::parse(line)).next_back();
     assert!(matches!(last, Some(Report::Interrupts { nic: 1.., .. })), "the card has interrupted: {lines:#?}");
+}
+
+#[test]
+fn a_guest_that_polls_virtio_net_gets_everything_too() {
+    everything_by_polling(NicKind::VirtioNet);
+}
+
+#[test]
+fn a_guest_that_polls_an_e1000_gets_everything_too() {
+    everything_by_polling(NicKind::E1000);
+}
+
+fn everything_by_polling(nic: NicKind) {
+    let Some(vm) = Vm::new(nic, &Config::default()) else { return };
+    let servers = Servers::start().unwrap();
+    expect_all_steps(&vm.run(IMAGE, &Plan { wait: Wait::Poll, ..plan(nic, &servers) }));
 }
 
 #[test]

@@ -121,13 +121,15 @@ landed:
     mov 16(%rsp), %rbx
     incl interrupts
     incl interrupts_of - 32 * 4(, %rbx, 4)
-    # The line of a level-triggered interrupt falls when its cause is read; the guest looks at the rings anyway.
+    # The line of a level-triggered interrupt falls when its cause is read. It stays low until ring 3 wants to hear of more.
     cmp $33, %ebx
     jne 1f
     mov line_cause, %rbx
     test %rbx, %rbx
     jz 1f
     mov (%rbx), %eax
+    mov line_mask, %rbx
+    movl $-1, (%rbx)
 1:  mov $EOI, %eax
     movl $0, (%rax)
     pop %rbx
@@ -212,12 +214,14 @@ tss:
 tss_end:
 
 .balign 8
-.global start_tsc, fault_record, line_cause, interrupts, interrupts_of
+.global start_tsc, fault_record, line_cause, line_mask, interrupts, interrupts_of
 start_tsc:
     .quad 0
 fault_record:
     .quad 0, 0, 0, 0
 line_cause:
+    .quad 0
+line_mask:
     .quad 0
 start_info:
     .long 0
