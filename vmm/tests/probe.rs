@@ -46,7 +46,10 @@ fn expect_all_steps(lines: &[String]) {
         panic!("the guest has said something else: {lines:#?}");
     };
     let address = Ipv4Addr::new(10, 0, 2, 15);
-    assert!(matches!(lease, Report::Lease { address: leased, prefix: 24, router: Some(GATEWAY), .. } if leased == address), "{lease}");
+    assert!(
+        matches!(lease, Report::Lease { address: leased, prefix: 24, router: Some(GATEWAY), .. } if leased == address),
+        "{lease}"
+    );
     assert!(matches!(ping, Report::Ping { to: GATEWAY, .. }), "{ping}");
     assert!(matches!(name, Report::Name { name: NAME, address: GATEWAY, .. }), "{name}");
     assert_eq!((up.bytes, down.bytes), (BYTES, BYTES));
@@ -107,7 +110,8 @@ fn reaches_the_guest(nic: NicKind) {
         }
     });
     client.unwrap_or_else(|| panic!("the guest does not serve: {lines:#?}")).join().unwrap();
-    let served = lines.iter().any(|line| matches!(Report::parse(line), Some(Report::Served(moved)) if moved.bytes == echo::BYTES as u64));
+    let served =
+        lines.iter().any(|line| matches!(Report::parse(line), Some(Report::Served(moved)) if moved.bytes == echo::BYTES as u64));
     assert!(served, "{lines:#?}");
 }
 

@@ -73,7 +73,8 @@ fn a_step_that_fails_is_reported_and_the_others_are_done() {
     };
     let (succeeded, lines) = lines(&Config::default(), Offloads::ALL, &plan);
     assert!(!succeeded);
-    let is_failure = |line: &str, step: &str| matches!(Report::parse(line), Some(Report::Failed { step: failed, .. }) if failed == step);
+    let is_failure =
+        |line: &str, step: &str| matches!(Report::parse(line), Some(Report::Failed { step: failed, .. }) if failed == step);
     let failed = |step: &str| lines.iter().any(|line| is_failure(line, step));
     assert!(failed("name") && failed("up") && !failed("ping"), "{lines:#?}");
     assert_eq!(Report::parse(lines.last().unwrap()), Some(Report::Done));

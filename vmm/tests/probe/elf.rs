@@ -8,8 +8,7 @@ pub(crate) fn with_code(start: u32, code: &[u8]) -> Vec<u8> {
     const NOTE: u32 = 4;
     const EXECUTABLE: u16 = 2;
     const X86_64: u16 = 62;
-    let note: Vec<u8> =
-        [4_u32.to_le_bytes(), 4_u32.to_le_bytes(), 18_u32.to_le_bytes(), *b"Xen\0", start.to_le_bytes()].concat();
+    let note: Vec<u8> = [4_u32.to_le_bytes(), 4_u32.to_le_bytes(), 18_u32.to_le_bytes(), *b"Xen\0", start.to_le_bytes()].concat();
     let note_at = HEADER + 2 * PROGRAM_HEADER;
     let code_at = note_at + note.len() as u64;
 

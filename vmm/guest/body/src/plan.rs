@@ -107,7 +107,9 @@ impl<'a> Plan<'a> {
     fn word(&mut self, word: &'a str) -> Option<()> {
         let (key, value) = word.split_once('=')?;
         match key {
-            "nic" => self.nic = [NicKind::Auto, NicKind::VirtioNet, NicKind::E1000].into_iter().find(|kind| kind.name() == value)?,
+            "nic" => {
+                self.nic = [NicKind::Auto, NicKind::VirtioNet, NicKind::E1000].into_iter().find(|kind| kind.name() == value)?;
+            }
             "wait" => self.wait = [Wait::Poll, Wait::Interrupt].into_iter().find(|wait| wait.name() == value)?,
             "ping" => self.ping = Some(parsed(value)?),
             "name" => self.name = Some(value),

@@ -270,7 +270,8 @@ impl Transmit for TransmitRing {
             return true;
         }
         // SAFETY: within the ring; the device sets the bit when it has done with the frame.
-        while unsafe { (&raw const (*self.ring.add(self.oldest)).status).read_volatile() } & STATUS_DONE != 0 && self.oldest != self.next
+        while unsafe { (&raw const (*self.ring.add(self.oldest)).status).read_volatile() } & STATUS_DONE != 0
+            && self.oldest != self.next
         {
             self.oldest = (self.oldest + 1) % RING;
         }

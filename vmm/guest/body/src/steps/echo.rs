@@ -27,7 +27,8 @@ pub(crate) fn ping<N: Nic, P: Platform<N>>(guest: &mut Guest<'_, N, P>, to: Ipv4
         let (packet, from) = sockets.get_mut::<icmp::Socket<'_>>(handle).recv().ok()?;
         let packet = Icmpv4Packet::new_checked(packet).ok()?;
         let answer = Icmpv4Repr::parse(&packet, &ChecksumCapabilities::default());
-        let good = from == IpAddress::Ipv4(to) && matches!(answer, Ok(Icmpv4Repr::EchoReply { seq_no: 1, data, .. }) if data == DATA);
+        let good =
+            from == IpAddress::Ipv4(to) && matches!(answer, Ok(Icmpv4Repr::EchoReply { seq_no: 1, data, .. }) if data == DATA);
         Some(good)
     });
     let micros = guest.platform.now() - begun;
