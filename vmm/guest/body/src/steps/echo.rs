@@ -40,8 +40,10 @@ pub(crate) fn ping<N: Nic, P: Platform<N>>(guest: &mut Guest<'_, N, P>, to: Ipv4
     Ok(())
 }
 
-/// Makes sure that the stack knows the way to `to`: smoltcp forgets the first question to a DNS server that it has to look for.
+/// Makes sure that the stack knows the way to `to`. smoltcp forgets the first question to a DNS server that it has to look for, and looks
+/// for one neighbour a second; here that second has gone by.
 pub(crate) fn find<N: Nic, P: Platform<N>>(guest: &mut Guest<'_, N, P>, to: Ipv4Addr) -> Result<(), Failure> {
+    guest.skip(1_000_000);
     let handle = send(guest, to)?;
     // The answer is of no interest, if there is one.
     let sent = guest.until(PATIENCE, |_, sockets| (sockets.get::<icmp::Socket<'_>>(handle).send_queue() == 0).then_some(()));
