@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test is to be seen where it fails")]
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+#[path = "probe/echo.rs"]
+mod echo;
 
-use netstack::config::{Config, HostForward, Protocol};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use netstack::config::Config;
 use netstack::frame::Offloads;
 use vmm::probe::{Plan, Report, Servers, simulate};
 
@@ -46,35 +48,17 @@ fn every_step_succeeds_with_and_without_offloads() {
 
 #[test]
 fn a_forwarded_connection_reaches_the_guest_and_comes_back() {
-    // A port of the host that is free now; the kernel does not hand it out again soon.
-    let host_port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    let host = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let forward = HostForward { protocol: Protocol::Tcp, host, host_port, count: 1, guest: None, guest_port: 7 };
-    let config = Config { host_forwards: vec![forward], ..Config::default() };
-    let plan = Plan { serve: Some(7), ..Plan::default() };
-    let mut client = None;
-    let mut served = None;
+    let (config, host_port) = echo::forwarding();
+    let plan = Plan { serve: Some(echo::PORT), ..Plan::default() };
+    let (mut client, mut served) = (None, None);
     let succeeded = simulate(&config, Offloads::ALL, &plan, |report| match report {
-        Report::Serving { .. } => {
-            client = Some(std::thread::spawn(move || {
-                let mut stream = TcpStream::connect(SocketAddr::new(host, host_port)).unwrap();
-                let message: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-                let mut reading = stream.try_clone().unwrap();
-                let reader = std::thread::spawn(move || {
-                    let mut back = Vec::new();
-                    reading.read_to_end(&mut back).map(|_| back)
-                });
-                stream.write_all(&message).unwrap();
-                stream.shutdown(Shutdown::Write).unwrap();
-                assert!(reader.join().unwrap().unwrap() == message, "something else came back");
-            }));
-        }
+        Report::Serving { .. } => client = Some(echo::client(host_port)),
         Report::Served(moved) => served = Some(moved.bytes),
         _ => {}
     });
     assert!(succeeded.unwrap());
     client.unwrap().join().unwrap();
-    assert_eq!(served, Some(300_000));
+    assert_eq!(served, Some(echo::BYTES as u64));
 }
 
 #[test]
@@ -89,9 +73,9 @@ fn a_step_that_fails_is_reported_and_the_others_are_done() {
     };
     let (succeeded, lines) = lines(&Config::default(), Offloads::ALL, &plan);
     assert!(!succeeded);
-    let failed = |step: &str| {
-        lines.iter().any(|line| matches!(Report::parse(line), Some(Report::Failed { step: failed, .. }) if failed == step))
-    };
+    let is_failure =
+        |line: &str, step: &str| matches!(Report::parse(line), Some(Report::Failed { step: failed, .. }) if failed == step);
+    let failed = |step: &str| lines.iter().any(|line| is_failure(line, step));
     assert!(failed("name") && failed("up") && !failed("ping"), "{lines:#?}");
     assert_eq!(Report::parse(lines.last().unwrap()), Some(Report::Done));
 }

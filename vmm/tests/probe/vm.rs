@@ -11,6 +11,7 @@ use netstack::config::Config;
 use netstack::engine::{Engine, Handle};
 use netstack::port::Port;
 use vmm::boot::{Kernel, Payload};
+use vmm::e1000::{self, E1000Config};
 use vmm::machine::{Ending, Machine, StopSwitch};
 use vmm::memory;
 use vmm::probe::{NicKind, Plan};
@@ -20,7 +21,7 @@ use vmm::virtio::transport::{self, VirtioPci};
 /// The guest's RAM.
 const MEMORY: u64 = 64 << 20;
 
-/// How long a guest may be at work. Every step of its own gives up sooner.
+/// How long a guest may be silent. Every step of its own gives up sooner.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// A machine that has not been started.
@@ -50,9 +51,22 @@ impl Vm {
     }
 
     /// As [`Vm::run`]; `line` is shown every line when it has come.
-    pub(crate) fn run_with(self, image: &'static [u8], plan: &Plan<'_>, mut line: impl FnMut(&str)) -> Vec<String> {
+    pub(crate) fn run_with(self, image: &'static [u8], plan: &Plan<'_>, line: impl FnMut(&str)) -> Vec<String> {
+        match self.boot(image, plan, line) {
+            (Ending::PowerOff, said) => said,
+            (Ending::Failed(fault), said) => panic!("the machine has failed: {fault}\n{said:#?}"),
+            (other, said) => panic!("the guest has not powered the machine off, but: {other:?}\n{said:#?}"),
+        }
+    }
+
+    /// Boots the image and returns how the machine has ended.
+    pub(crate) fn end(self, image: &'static [u8]) -> Ending {
+        self.boot(image, &Plan::default(), |_| {}).0
+    }
+
+    fn boot(self, image: &'static [u8], plan: &Plan<'_>, mut line: impl FnMut(&str)) -> (Ending, Vec<String>) {
         let Self { machine, console, network } = self;
-        let kernel = Kernel::built_in("the probe guest", image).unwrap();
+        let kernel = Kernel::built_in("the guest", image).unwrap();
         let payload = Payload { command_line: plan.to_string(), ..Payload::default() };
         let entry = kernel.load(machine.memory(), &payload).unwrap();
         let lines = console.lines();
@@ -77,11 +91,7 @@ impl Vm {
         }
         let ending = waiting.join().unwrap();
         drop(network);
-        match ending {
-            Ending::PowerOff => said,
-            Ending::Failed(fault) => panic!("the machine has failed: {fault}\n{said:#?}"),
-            other => panic!("the guest has not powered the machine off, but: {other:?}\n{said:#?}"),
-        }
+        (ending, said)
     }
 }
 
@@ -97,7 +107,13 @@ fn plug(machine: &mut Machine, nic: NicKind, mtu: u16) -> Box<dyn Port> {
             machine.attach(&plug, Box::new(device)).unwrap();
             Box::new(port)
         }
-        NicKind::E1000 => panic!("there is no e1000 yet"),
+        NicKind::E1000 => {
+            let plug = machine.plug(0).unwrap();
+            let config = E1000Config { name: "e1000".to_owned(), mac, mtu };
+            let (device, port) = e1000::new(config, machine.memory().clone(), Arc::clone(&plug.intx)).unwrap();
+            machine.attach(&plug, Box::new(device)).unwrap();
+            Box::new(port)
+        }
     }
 }
 

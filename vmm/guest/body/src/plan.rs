@@ -59,11 +59,11 @@ impl NicKind {
 /// How the guest waits for frames.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wait {
-    /// By looking at the rings again and again.
+    /// Halted, after a short look, until the card interrupts: MSI-X for virtio-net, INTx for the e1000. Leaves the processor to others.
     #[default]
-    Poll,
-    /// Halted, until the card interrupts: MSI-X for virtio-net, INTx for the e1000.
     Interrupt,
+    /// By looking at the rings again and again.
+    Poll,
 }
 
 impl Wait {
@@ -107,7 +107,9 @@ impl<'a> Plan<'a> {
     fn word(&mut self, word: &'a str) -> Option<()> {
         let (key, value) = word.split_once('=')?;
         match key {
-            "nic" => self.nic = [NicKind::Auto, NicKind::VirtioNet, NicKind::E1000].into_iter().find(|kind| kind.name() == value)?,
+            "nic" => {
+                self.nic = [NicKind::Auto, NicKind::VirtioNet, NicKind::E1000].into_iter().find(|kind| kind.name() == value)?;
+            }
             "wait" => self.wait = [Wait::Poll, Wait::Interrupt].into_iter().find(|wait| wait.name() == value)?,
             "ping" => self.ping = Some(parsed(value)?),
             "name" => self.name = Some(value),
@@ -165,7 +167,7 @@ mod tests {
         let server = SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 2), 4000);
         let full = Plan {
             nic: NicKind::E1000,
-            wait: Wait::Interrupt,
+            wait: Wait::Poll,
             ping: Some(Ipv4Addr::new(10, 0, 2, 2)),
             name: Some("gateway.slipway.internal"),
             up: Some(server),

@@ -178,9 +178,7 @@ impl<'a> Report<'a> {
                 }
             }
             "ping" => Self::Ping { to: fields.value("to")?, micros: fields.value("us")? },
-            "name" => {
-                Self::Name { name: fields.text("name")?, address: fields.value("address")?, micros: fields.value("us")? }
-            }
+            "name" => Self::Name { name: fields.text("name")?, address: fields.value("address")?, micros: fields.value("us")? },
             "up" => Self::Up(fields.moved()?),
             "down" => Self::Down(fields.moved()?),
             "serving" => Self::Serving { port: fields.value("port")? },
@@ -266,7 +264,14 @@ mod tests {
 
     #[test]
     fn other_lines_mean_nothing() {
-        for line in ["", "SeaBIOS (version 1.16)", "probe: ", "probe: dance", "probe: ping to=10.0.2.2", "probe: up bytes=x us=1 checksum=0x0"] {
+        for line in [
+            "",
+            "SeaBIOS (version 1.16)",
+            "probe: ",
+            "probe: dance",
+            "probe: ping to=10.0.2.2",
+            "probe: up bytes=x us=1 checksum=0x0",
+        ] {
             assert_eq!(Report::parse(line), None, "{line}");
         }
     }

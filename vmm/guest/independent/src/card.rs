@@ -84,10 +84,13 @@ impl Nic for VirtioDriversNet {
     fn flush(&mut self) {}
 }
 
+/// The driver leaves MSI-X alone: its guest polls.
 impl Interrupts for VirtioDriversNet {
     const VECTOR: u8 = interrupt::MSI;
 
-    fn arm(&mut self, _wanted: bool) {}
+    fn arm(&mut self) {}
+
+    fn disarm(&mut self) {}
 }
 
 /// Frames from the device: buffers by the token under which the driver has them.
@@ -187,7 +190,8 @@ struct Ports;
 impl Ports {
     fn select(function: DeviceFunction, register: u8) {
         let DeviceFunction { bus, device, function } = function;
-        let address = 1 << 31 | u32::from(bus) << 16 | u32::from(device) << 11 | u32::from(function) << 8 | u32::from(register & 0xfc);
+        let address =
+            1 << 31 | u32::from(bus) << 16 | u32::from(device) << 11 | u32::from(function) << 8 | u32::from(register & 0xfc);
         port::write_u32(0xcf8, address);
     }
 }

@@ -13,7 +13,7 @@ mod card;
 
 #[cfg(probe_image)]
 mod image {
-    use probe_body::plan::Plan;
+    use probe_body::plan::{Plan, Wait};
     use probe_body::report::Report;
     use probe_machine::platform::Machine;
     use probe_machine::start::Start;
@@ -23,7 +23,7 @@ mod image {
     probe_machine::entry!(run);
 
     fn run(start: &Start) -> bool {
-        let plan = Plan::parse(start.command_line);
+        let plan = Plan::parse(start.command_line).map(|plan| Plan { wait: Wait::Poll, ..plan });
         let mut machine = Machine::new(&plan.unwrap_or_default());
         let failed = match (plan, VirtioDriversNet::find()) {
             (Ok(plan), Ok(nic)) => {

@@ -49,9 +49,9 @@ impl Table {
     /// The tables that this one lists, by addresses of `size` bytes.
     fn listed(self, size: u64) -> impl Iterator<Item = Self> {
         let end = u64::from(self.read::<u32>(4));
-        (36..end.saturating_sub(size - 1)).step_by(size as usize).map(move |at| {
-            Self(if size == 8 { self.read::<u64>(at) } else { u64::from(self.read::<u32>(at)) })
-        })
+        (36..end.saturating_sub(size - 1))
+            .step_by(size as usize)
+            .map(move |at| Self(if size == 8 { self.read::<u64>(at) } else { u64::from(self.read::<u32>(at)) }))
     }
 }
 
@@ -59,11 +59,7 @@ fn find_fadt(rsdp: u64) -> Option<Table> {
     let rsdp = Some(rsdp).filter(|at| *at != 0).or_else(scan).map(Table)?;
     let xsdt: u64 = if rsdp.read::<u8>(15) >= 2 { rsdp.read(24) } else { 0 };
     let is_fadt = |table: &Table| table.is(b"FACP");
-    if xsdt == 0 {
-        Table(u64::from(rsdp.read::<u32>(16))).listed(4).find(is_fadt)
-    } else {
-        Table(xsdt).listed(8).find(is_fadt)
-    }
+    if xsdt == 0 { Table(u64::from(rsdp.read::<u32>(16))).listed(4).find(is_fadt) } else { Table(xsdt).listed(8).find(is_fadt) }
 }
 
 /// Looks where firmware of a PC puts the first table.

@@ -83,6 +83,20 @@ long_mode:
     # Ring 3 may use int3: it waits by it.
     movb $0xee, idt + 3 * 16 + 5
     lidt idt_pointer
+    # KVM writes down how fast the time-stamp counter runs, if it is KVM and has that clock (MSR_KVM_SYSTEM_TIME_NEW).
+    mov $0x40000000, %eax
+    cpuid
+    cmp $0x4b4d564b, %ebx
+    jne 1f
+    mov $0x40000001, %eax
+    cpuid
+    test $8, %eax
+    jz 1f
+    mov $0x4b564d01, %ecx
+    mov $kvm_clock + 1, %eax
+    xor %edx, %edx
+    wrmsr
+1:
     # And down to ring 3, with interrupts on; as if called, for the alignment of the stack.
     mov start_info, %edi
     push $0x23
@@ -121,13 +135,15 @@ landed:
     mov 16(%rsp), %rbx
     incl interrupts
     incl interrupts_of - 32 * 4(, %rbx, 4)
-    # The line of a level-triggered interrupt falls when its cause is read; the guest looks at the rings anyway.
+    # The line of a level-triggered interrupt falls when its cause is read. It stays low until ring 3 wants to hear of more.
     cmp $33, %ebx
     jne 1f
     mov line_cause, %rbx
     test %rbx, %rbx
     jz 1f
     mov (%rbx), %eax
+    mov line_mask, %rbx
+    movl $-1, (%rbx)
 1:  mov $EOI, %eax
     movl $0, (%rax)
     pop %rbx
@@ -211,13 +227,17 @@ tss:
     .byte 0xff
 tss_end:
 
-.balign 8
-.global start_tsc, fault_record, line_cause, interrupts, interrupts_of
+.balign 64
+.global start_tsc, kvm_clock, fault_record, line_cause, line_mask, interrupts, interrupts_of
+kvm_clock:
+    .fill 64, 1, 0
 start_tsc:
     .quad 0
 fault_record:
     .quad 0, 0, 0, 0
 line_cause:
+    .quad 0
+line_mask:
     .quad 0
 start_info:
     .long 0

@@ -99,8 +99,7 @@ impl E1000 {
         registers.write(register::TCTL, TCTL_ON);
         registers.write(register::RCTL, RCTL_ON);
         if interrupts {
-            interrupt::route_line(function, registers.0 + register::ICR);
-            registers.write(register::IMS, INTERRUPT_RECEIVE);
+            interrupt::route_line(function, registers.0 + register::ICR, registers.0 + register::IMC);
         }
         Ok(Self { mac: Mac([a, b, c, d, e, f]), receive, transmit })
     }
@@ -142,7 +141,14 @@ impl Nic for E1000 {
 impl Interrupts for E1000 {
     const VECTOR: u8 = interrupt::LINE;
 
-    fn arm(&mut self, _wanted: bool) {}
+    fn arm(&mut self) {
+        // What has come before was seen.
+        self.receive.registers.read(register::ICR);
+        self.receive.registers.write(register::IMS, INTERRUPT_RECEIVE);
+    }
+
+    /// The stub has done it, if there was an interrupt; if not, one more harms nobody.
+    fn disarm(&mut self) {}
 }
 
 #[repr(C)]
@@ -264,7 +270,8 @@ impl Transmit for TransmitRing {
             return true;
         }
         // SAFETY: within the ring; the device sets the bit when it has done with the frame.
-        while unsafe { (&raw const (*self.ring.add(self.oldest)).status).read_volatile() } & STATUS_DONE != 0 && self.oldest != self.next
+        while unsafe { (&raw const (*self.ring.add(self.oldest)).status).read_volatile() } & STATUS_DONE != 0
+            && self.oldest != self.next
         {
             self.oldest = (self.oldest + 1) % RING;
         }

@@ -8,6 +8,7 @@ unsafe extern "C" {
     static interrupts: u32;
     static interrupts_of: [u32; 32];
     static mut line_cause: u64;
+    static mut line_mask: u64;
 }
 
 /// The vector of a card's MSI-X.
@@ -63,10 +64,14 @@ pub fn tick_in(micros: u64) {
     write(LOCAL_TIMER_COUNT, u32::try_from(micros.saturating_mul(TICKS_PER_MICRO)).unwrap_or(u32::MAX));
 }
 
-/// Leads the pin of `function` to [`LINE`], level-triggered; reading the register at `cause` lowers it.
-pub fn route_line(function: Function, cause: u64) {
-    // SAFETY: only the stub reads it, and only once the line is led there.
-    unsafe { (&raw mut line_cause).write_volatile(cause) };
+/// Leads the pin of `function` to [`LINE`], level-triggered. When it interrupts, the stub reads the register at `cause`, which lowers the
+/// line, and writes ones to the one at `mask`, which keeps it there.
+pub fn route_line(function: Function, cause: u64, mask: u64) {
+    // SAFETY: only the stub reads them, and only once the line is led there.
+    unsafe {
+        (&raw mut line_cause).write_volatile(cause);
+        (&raw mut line_mask).write_volatile(mask);
+    }
     let entry = 0x10 + 2 * u32::from(function.interrupt_line());
     // Level-triggered, active high as KVM's lines are, to the first processor.
     io_apic(entry + 1, 0);
@@ -88,6 +93,9 @@ pub trait Interrupts {
     /// The vector that it interrupts by.
     const VECTOR: u8;
 
-    /// Asks it to interrupt at the next frame, or not to.
-    fn arm(&mut self, wanted: bool);
+    /// Asks it to interrupt at the next frame that arrives. One that is there already may have been missed.
+    fn arm(&mut self);
+
+    /// Asks it not to.
+    fn disarm(&mut self);
 }

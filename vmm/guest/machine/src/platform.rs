@@ -12,6 +12,9 @@ use crate::interrupt::{self, Interrupts};
 use crate::serial::Serial;
 use crate::start::Start;
 
+/// How long to look at the rings before the processor is halted, in microseconds: less than an interrupt costs where ring 0 is interpreted.
+const LOOK: u64 = 30;
+
 /// Clock, serial port, and the way to wait.
 #[derive(Debug)]
 pub struct Machine {
@@ -57,22 +60,31 @@ impl<N: Nic + Interrupts> Platform<N> for Machine {
     }
 
     fn idle(&mut self, nic: &mut N, deadline: Option<u64>) {
-        let due = |now: u64| deadline.is_some_and(|deadline| now >= deadline);
-        if self.wait == Wait::Poll {
-            while !nic.halves().0.poll() && !due(self.clock.micros()) {
-                core::hint::spin_loop();
+        let begun = self.clock.micros();
+        let end = deadline.unwrap_or(u64::MAX);
+        let looked = match self.wait {
+            Wait::Poll => end,
+            Wait::Interrupt => end.min(begun + LOOK),
+        };
+        while !nic.halves().0.poll() {
+            let now = self.clock.micros();
+            if now >= end {
+                return;
             }
+            if now < looked {
+                core::hint::spin_loop();
+                continue;
+            }
+            // What comes after this line makes the wait end at once.
+            let seen = interrupt::count();
+            nic.arm();
+            if !nic.halves().0.poll() {
+                interrupt::tick_in(deadline.map_or(0, |deadline| deadline - now));
+                interrupt::wait(seen);
+            }
+            nic.disarm();
             return;
         }
-        // What comes after this look makes the wait end at once.
-        let seen = interrupt::count();
-        nic.arm(true);
-        let now = self.clock.micros();
-        if !nic.halves().0.poll() && !due(now) {
-            interrupt::tick_in(deadline.map_or(0, |deadline| deadline - now));
-            interrupt::wait(seen);
-        }
-        nic.arm(false);
     }
 
     fn report(&mut self, report: &Report<'_>) {

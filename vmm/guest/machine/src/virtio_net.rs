@@ -163,8 +163,12 @@ impl Nic for VirtioNet {
 impl Interrupts for VirtioNet {
     const VECTOR: u8 = interrupt::MSI;
 
-    fn arm(&mut self, wanted: bool) {
-        self.receive.queue.want_interrupt(wanted);
+    fn arm(&mut self) {
+        self.receive.queue.want_interrupt(true);
+    }
+
+    fn disarm(&mut self) {
+        self.receive.queue.want_interrupt(false);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::Platform;
 use crate::card::Nic;
 use crate::guest::{Failure, Guest, Lease, PATIENCE};
 use crate::report::Report;
+use crate::steps;
 
 /// Gets a lease and takes its address into use.
 pub(crate) fn lease<N: Nic, P: Platform<N>>(guest: &mut Guest<'_, N, P>) -> Result<Lease, Failure> {
@@ -48,6 +49,7 @@ pub(crate) fn resolve<N: Nic, P: Platform<N>>(
     name: &str,
 ) -> Result<(), Failure> {
     let server = server.ok_or(Failure("DHCP has named no DNS server"))?;
+    steps::find(guest, server)?;
     let handle = guest.sockets.add(dns::Socket::new(&[IpAddress::Ipv4(server)], alloc::vec![None]));
     let begun = guest.platform.now();
     let socket = guest.sockets.get_mut::<dns::Socket<'_>>(handle);

@@ -57,11 +57,7 @@ pub(crate) fn up<N: Nic, P: Platform<N>>(guest: &mut Guest<'_, N, P>, server: So
 }
 
 /// Asks for `bytes` bytes and compares the server's checksum.
-pub(crate) fn down<N: Nic, P: Platform<N>>(
-    guest: &mut Guest<'_, N, P>,
-    server: SocketAddrV4,
-    bytes: u64,
-) -> Result<(), Failure> {
+pub(crate) fn down<N: Nic, P: Platform<N>>(guest: &mut Guest<'_, N, P>, server: SocketAddrV4, bytes: u64) -> Result<(), Failure> {
     connected(guest, server, |guest, handle| {
         let begun = guest.platform.now();
         let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
