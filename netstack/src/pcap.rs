@@ -4,4 +4,5 @@
 //! a frame belongs to or why it was dropped, stands in comments that people can read and programs can parse: see [`note`].
 
 pub mod note;
+pub mod read;
 pub mod write;

@@ -40,6 +40,7 @@ Examples:
   slipway netns --configure $PID            a network for a namespace that exists
   slipway serve --port stream:unix:/tmp/net.sock
                                             a network for QEMU; `slipway serve --help` tells its options
+  slipway replay capture.pcapng             does the engine still do what it did?
 
 Exit codes: 0 for success, 2 for a wrong command line or configuration, 1 for every other failure. `shell` exits with what its command \
 exits with.";
@@ -58,6 +59,9 @@ pub(crate) enum Command {
     /// Prove that it works: a guest in a namespace leases, pings, resolves and transfers
     #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
+    /// Play recordings against the engine, and tell what it does otherwise than it did
+    #[command(after_long_help = with_options(REPLAY_HELP))]
+    Replay(ReplayArgs),
     /// Print completions for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
     Completions {
@@ -113,6 +117,20 @@ Examples:
   slipway demo
   slipway demo --size 1024 --mtu 65520
   slipway demo --json | jq '.steps[] | select(.passed | not)'";
+
+const REPLAY_HELP: &str = "\
+What the guest sent is sent to an engine in virtual time; what the host's peers said is taken from the recording. What the engine sends is \
+compared with what it has sent then, field by field, in each conversation. Initial sequence numbers and IP identifications may differ. \
+What a recording cannot say, such as the options of its network, goes into a file beside it: NAME.toml for NAME.pcapng.
+
+Examples:
+  slipway replay capture.pcapng
+  slipway replay pcap-fixtures                  every recording in a directory
+  slipway replay --json capture.pcapng | jq '.recordings[].differences[]'
+  slipway replay --update pcap-fixtures         make what the engine sends now what is expected
+  slipway replay --user ipv6=off dump.pcap      a recording by QEMU's filter-dump or tcpdump
+
+Exit codes: 0 if everything is as recorded, 1 if something is not, 2 if a file cannot be used.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -333,6 +351,26 @@ pub(crate) struct DemoArgs {
     /// Print the results as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Recordings: pcap or pcapng files, or directories of such
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Rewrite the recordings, with what the engine sends now
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The network's options, whatever the recordings say, as of QEMU's `-netdev user` without the leading `user,`
+    #[arg(long, value_name = "OPTS", value_parser = check_options)]
+    pub(crate) user: Option<String>,
+}
+
+fn check_options(text: &str) -> Result<String, String> {
+    qemu::parse(text).map(|_| text.to_owned()).map_err(|err| err.to_string())
 }
 
 fn check_filter(text: &str) -> Result<String, String> {

@@ -45,7 +45,7 @@ mod tests {
     fn every_subcommand_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
         man(Some(dir.path())).unwrap();
-        for page in ["slipway.1", "slipway-shell.1", "slipway-netns.1", "slipway-serve.1", "slipway-demo.1"] {
+        for page in ["slipway.1", "slipway-shell.1", "slipway-netns.1", "slipway-serve.1", "slipway-demo.1", "slipway-replay.1"] {
             assert!(dir.path().join(page).exists(), "{page}");
         }
     }

@@ -16,6 +16,7 @@ mod limits;
 mod namespace;
 mod netns;
 mod process;
+mod replay;
 mod report;
 mod serve;
 mod shell;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Netns(args) => netns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Completions { shell } => completions::completions(shell),
         Command::Man { dir } => completions::man(dir.as_deref()),
     };

@@ -30,7 +30,7 @@ impl SimHost {
         });
         let Some((index, listener)) = found else { return Err(errno(libc::ECONNREFUSED)) };
         listener.backlog.push_back(id);
-        self.connections.push(Connection::established(id, to, from, client, self.now));
+        self.connections.push(Connection::established(id, to, from, client, self.now).dialled());
         self.touched.push_back(id);
         self.post(SocketId(u32::try_from(index).unwrap_or(u32::MAX)), News { readable: true, ..News::default() });
         Ok(id)
