@@ -11,6 +11,10 @@
 //! | [`link`] | the guests' network cards, as the stack sees them |
 //! | [`card`] | what a card does with offloads |
 //! | [`wire`] | frames made by hand, and read with every check that a strict receiver makes |
+//! | [`plan`], [`run`] | a whole run that follows from a seed, with everything held against what must be |
+//! | [`shrink`] | makes a plan that fails smaller |
+//! | [`watch`] | what must hold of every frame that the stack sends |
+//! | [`trace`] | the last frames, for those who look for what went wrong |
 //! | [`services`] | the virtual services, reduced to taking notes |
 //! | [`random`] | the only chance |
 //!
@@ -23,7 +27,12 @@ pub mod card;
 pub mod guest;
 pub mod hand;
 pub mod link;
+pub mod plan;
 pub mod random;
+pub mod run;
 pub mod services;
+pub mod shrink;
+pub mod trace;
+pub mod watch;
 pub mod wire;
 pub mod world;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::addr::MacAddr;
+use crate::host::sim::Talk;
 use crate::time::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -56,6 +57,9 @@ struct Flow {
     received: Vec<u8>,
     saw_end: bool,
     was_open: bool,
+    talk: Option<Talk>,
+    said: u64,
+    heard: u64,
 }
 
 /// The guest's end of a UDP conversation.
@@ -70,6 +74,8 @@ pub struct Guest {
     flows: Vec<Flow>,
     udp: Vec<SocketHandle>,
     next_port: u16,
+    /// Whether it sends super-frames.
+    pub segments: bool,
     /// The size of the buffers of connections made from now on, each way.
     pub buffer: usize,
 }
@@ -89,7 +95,16 @@ impl Guest {
         interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 2, 2)).unwrap();
         interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2)).unwrap();
         let sockets = SocketSet::new(Vec::new());
-        Self { interface, device, sockets, flows: Vec::new(), udp: Vec::new(), next_port: 49_152, buffer: 256 << 10 }
+        Self {
+            interface,
+            device,
+            sockets,
+            flows: Vec::new(),
+            udp: Vec::new(),
+            next_port: 49_152,
+            segments: false,
+            buffer: 256 << 10,
+        }
     }
 
     // ---- Programs of the guest: TCP ----
@@ -127,6 +142,9 @@ impl Guest {
             received: Vec::new(),
             saw_end: false,
             was_open: false,
+            talk: None,
+            said: 0,
+            heard: 0,
         };
         self.flows.push(flow);
         FlowId(self.flows.len() - 1)
@@ -137,9 +155,29 @@ impl Guest {
         self.flows[flow.0].outgoing.extend(data);
     }
 
+    /// Has the program hold one side of a conversation. It panics when it hears anything else than it has to.
+    pub fn talk(&mut self, flow: FlowId, talk: Talk) {
+        self.flows[flow.0].talk = Some(talk);
+    }
+
+    /// How many bytes of a [`Talk`] the program has heard.
+    pub fn heard(&self, flow: FlowId) -> u64 {
+        self.flows[flow.0].heard
+    }
+
+    /// How many bytes of a [`Talk`] the program has said.
+    pub fn said(&self, flow: FlowId) -> u64 {
+        self.flows[flow.0].said
+    }
+
     /// Closes the guest's sending side once all is written.
     pub fn finish(&mut self, flow: FlowId) {
-        self.flows[flow.0].finished = true;
+        let Flow { talk, said, finished, .. } = &mut self.flows[flow.0];
+        match talk {
+            // It has said what it had to say, and waits for nothing.
+            Some(talk) => *talk = Talk { len: *said, begins_after: 0, closes_last: false, ..*talk },
+            None => *finished = true,
+        }
     }
 
     /// Aborts the connection.
@@ -199,7 +237,12 @@ impl Guest {
 
     /// Sends a datagram.
     pub fn send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) {
-        self.sockets.get_mut::<udp::Socket<'_>>(self.udp[socket.0]).send_slice(data, endpoint(to)).unwrap();
+        assert!(self.try_send_to(socket, to, data), "the guest's queue is full");
+    }
+
+    /// Sends a datagram, if there is room for it. Returns whether there was.
+    pub fn try_send_to(&mut self, socket: UdpId, to: SocketAddr, data: &[u8]) -> bool {
+        self.sockets.get_mut::<udp::Socket<'_>>(self.udp[socket.0]).send_slice(data, endpoint(to)).is_ok()
     }
 
     /// The datagrams that have arrived since this was asked last.
@@ -245,6 +288,9 @@ impl Guest {
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(flow.socket);
         let mut changed = false;
         flow.was_open |= socket.may_send();
+        if let Some(talk) = flow.talk {
+            return flow.go_on(&talk, socket);
+        }
         if flow.reads && socket.can_recv() {
             while let Ok(len) = socket.recv(|data| {
                 (data.len(), {
@@ -270,6 +316,48 @@ impl Guest {
         }
         if flow.finished && flow.outgoing.is_empty() && socket.may_send() {
             socket.close();
+            changed = true;
+        }
+        changed
+    }
+}
+
+impl Flow {
+    /// Lets one side of a conversation go on. Returns whether anything happened.
+    fn go_on(&mut self, talk: &Talk, socket: &mut tcp::Socket<'static>) -> bool {
+        let mut changed = false;
+        while self.reads && socket.can_recv() {
+            let heard = socket.recv(|data| {
+                if let Some(wrong) = talk.hears.first_difference(self.heard, data) {
+                    panic!("the guest has received a wrong byte at {wrong} of its stream, from {:?}", talk.hears);
+                }
+                (data.len(), data.len())
+            });
+            self.heard += heard.unwrap_or(0) as u64;
+            changed = true;
+        }
+        if !self.saw_end && self.was_open && socket.recv(|_| (0, ())) == Err(tcp::RecvError::Finished) {
+            self.saw_end = true;
+            changed = true;
+        }
+        if self.finished || !socket.may_send() || !talk.has_begun(self.heard, self.saw_end) {
+            return changed;
+        }
+        while self.said < talk.len && socket.can_send() {
+            let most = usize::try_from(talk.len - self.said).unwrap_or(usize::MAX);
+            let said = socket.send(|room| {
+                let len = room.len().min(most);
+                talk.says.fill(self.said, &mut room[..len]);
+                (len, len)
+            });
+            self.said += said.unwrap_or(0) as u64;
+            changed = true;
+        }
+        // In LAST-ACK, smoltcp looks at no window any more: what is still to be sent would have to wait for a probe each time.
+        let sent = socket.state() != tcp::State::CloseWait || socket.send_queue() == 0;
+        if sent && talk.is_over(self.said, self.heard, self.saw_end) {
+            socket.close();
+            self.finished = true;
             changed = true;
         }
         changed

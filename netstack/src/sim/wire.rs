@@ -261,18 +261,73 @@ pub struct Parsed {
 ///
 /// When anything in it is wrong: our stack must never send such a frame.
 pub fn parse(frame: &[u8]) -> Parsed {
+    let (source, destination) = stations(frame);
+    let body = &frame[14..];
+    let (hop_limit, body) = match ethertype(frame) {
+        ETHERTYPE_ARP => (0, Body::Arp(parse_arp(body))),
+        _ => {
+            let packet = read_packet(frame);
+            (packet.hop_limit, parse_transport(&packet))
+        }
+    };
+    Parsed { source, destination, hop_limit, body }
+}
+
+/// Reads a finished frame with all checks, and forgets it.
+///
+/// # Panics
+///
+/// Where [`parse`] does.
+pub fn check(frame: &[u8]) {
+    stations(frame);
+    if ethertype(frame) == ETHERTYPE_ARP {
+        parse_arp(&frame[14..]);
+    } else {
+        read_packet(frame);
+    }
+}
+
+/// The sender and the receiver.
+fn stations(frame: &[u8]) -> (MacAddr, MacAddr) {
     assert!(frame.len() >= 14, "a frame of {} bytes", frame.len());
     let mac = |at: usize| MacAddr(frame[at..at + 6].try_into().unwrap());
     let (destination, source) = (mac(0), mac(6));
     assert!(source.is_unicast(), "the sender {source} is no station");
-    let body = &frame[14..];
-    let (hop_limit, body) = match u16::from_be_bytes([frame[12], frame[13]]) {
-        ETHERTYPE_ARP => (0, Body::Arp(parse_arp(body))),
-        ETHERTYPE_IPV4 => parse_ipv4(body),
-        ETHERTYPE_IPV6 => parse_ipv6(body),
+    (source, destination)
+}
+
+fn ethertype(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[12], frame[13]])
+}
+
+/// An IP packet whose header and checksums are right.
+struct Packet<'a> {
+    hop_limit: u8,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    transport: &'a [u8],
+}
+
+fn read_packet(frame: &[u8]) -> Packet<'_> {
+    let bytes = &frame[14..];
+    let packet = match ethertype(frame) {
+        ETHERTYPE_IPV4 => read_ipv4(bytes),
+        ETHERTYPE_IPV6 => read_ipv6(bytes),
         other => panic!("a frame of type {other:04x}"),
     };
-    Parsed { source, destination, hop_limit, body }
+    let Packet { source, destination, protocol, transport, .. } = packet;
+    let sum = match (protocol, source) {
+        (PROTOCOL_ICMP, IpAddr::V4(_)) => checksum(transport),
+        (PROTOCOL_UDP, IpAddr::V4(_)) if transport[6..8] == [0, 0] => 0,
+        _ => transport_checksum(source, destination, protocol, transport),
+    };
+    assert_eq!(sum, 0, "the checksum of protocol {protocol} from {source} to {destination} is wrong");
+    if protocol == PROTOCOL_UDP {
+        let len = u16::from_be_bytes([transport[4], transport[5]]);
+        assert_eq!(usize::from(len), transport.len(), "the length of the datagram is wrong");
+    }
+    packet
 }
 
 fn parse_arp(bytes: &[u8]) -> Arp {
@@ -283,7 +338,7 @@ fn parse_arp(bytes: &[u8]) -> Arp {
     Arp { operation, sender_mac: mac(8), sender: ip(14), target_mac: mac(18), target: ip(24) }
 }
 
-fn parse_ipv4(bytes: &[u8]) -> (u8, Body) {
+fn read_ipv4(bytes: &[u8]) -> Packet<'_> {
     assert_eq!(bytes[0], 0x45, "an IPv4 header without options");
     let total = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
     assert!(total <= bytes.len(), "the packet says {total} bytes and has {}", bytes.len());
@@ -291,24 +346,19 @@ fn parse_ipv4(bytes: &[u8]) -> (u8, Body) {
     assert_eq!(checksum(&bytes[..20]), 0, "the checksum of the IPv4 header is wrong");
     assert_eq!(bytes[6] & 0x3f, 0, "a fragment");
     let ip = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
-    (bytes[8], parse_transport(ip(12), ip(16), bytes[9], &bytes[20..total]))
+    Packet { hop_limit: bytes[8], source: ip(12), destination: ip(16), protocol: bytes[9], transport: &bytes[20..total] }
 }
 
-fn parse_ipv6(bytes: &[u8]) -> (u8, Body) {
+fn read_ipv6(bytes: &[u8]) -> Packet<'_> {
     assert_eq!(bytes[0] >> 4, 6);
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
     assert_eq!(len, bytes.len() - 40, "the payload length is wrong");
     let ip = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
-    (bytes[7], parse_transport(ip(8), ip(24), bytes[6], &bytes[40..]))
+    Packet { hop_limit: bytes[7], source: ip(8), destination: ip(24), protocol: bytes[6], transport: &bytes[40..] }
 }
 
-fn parse_transport(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> Body {
-    let sum = match (protocol, source) {
-        (PROTOCOL_ICMP, IpAddr::V4(_)) => checksum(bytes),
-        (PROTOCOL_UDP, IpAddr::V4(_)) if bytes[6..8] == [0, 0] => 0,
-        _ => transport_checksum(source, destination, protocol, bytes),
-    };
-    assert_eq!(sum, 0, "the checksum of protocol {protocol} from {source} to {destination} is wrong");
+fn parse_transport(packet: &Packet<'_>) -> Body {
+    let Packet { source, destination, protocol, transport: bytes, .. } = *packet;
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     match protocol {
         PROTOCOL_TCP => {
@@ -326,7 +376,6 @@ fn parse_transport(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u
             })
         }
         PROTOCOL_UDP => {
-            assert_eq!(usize::from(port(4)), bytes.len(), "the length of the datagram is wrong");
             let (source, destination) = (SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2)));
             Body::Udp(Datagram { source, destination, payload: bytes[8..].to_vec() })
         }
@@ -396,22 +445,20 @@ pub fn set_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &m
 
 /// The checksum over pseudo-header and transport; 0 when `bytes` hold a right one.
 pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
-    let mut all = pseudo_header(source, destination, protocol, bytes.len());
-    all.extend(bytes);
-    checksum(&all)
+    !fold_sum(sum(&pseudo_header(source, destination, protocol, bytes.len())) + sum(bytes))
 }
 
-/// What a transport checksum covers beside the transport (RFC 9293 section 3.1, RFC 8200 section 8.1).
-pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for ip in [source, destination] {
+/// What a transport checksum covers beside the transport (RFC 9293 section 3.1, RFC 8200 section 8.1), padded by zeros.
+pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    for (ip, at) in [(source, 0), (destination, 16)] {
         match ip {
-            IpAddr::V4(ip) => bytes.extend(ip.octets()),
-            IpAddr::V6(ip) => bytes.extend(ip.octets()),
+            IpAddr::V4(ip) => bytes[at..at + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => bytes[at..at + 16].copy_from_slice(&ip.octets()),
         }
     }
-    bytes.extend(u32::try_from(len).unwrap().to_be_bytes());
-    bytes.extend([0, 0, 0, protocol]);
+    bytes[32..36].copy_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
+    bytes[39] = protocol;
     bytes
 }
 
@@ -422,10 +469,19 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 
 /// The ones' complement sum, folded.
 pub fn fold(bytes: &[u8]) -> u16 {
-    let mut sum: u64 = 0;
-    for word in bytes.chunks(2) {
-        sum += u64::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
-    }
+    fold_sum(sum(bytes))
+}
+
+/// The sum of all words of 32 bits, which are as good as those of 16 once it is folded.
+fn sum(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks_exact(4);
+    let mut rest = [0; 4];
+    rest[..words.remainder().len()].copy_from_slice(words.remainder());
+    words.map(|word| u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]))).sum::<u64>()
+        + u64::from(u32::from_be_bytes(rest))
+}
+
+fn fold_sum(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -452,7 +508,10 @@ pub fn summary(frame: &[u8]) -> String {
         let word = |at: usize| Some(u32::from_be_bytes(transport.get(at..at + 4)?.try_into().ok()?));
         Some(match protocol {
             PROTOCOL_TCP => {
+                // The frame may have been cut short, and its last segment padded.
                 let header = usize::from(transport.get(12)? >> 4) * 4;
+                let said = u16::from_be_bytes(ip.get(if source.is_ipv4() { 2..4 } else { 4..6 })?.try_into().ok()?);
+                let headers = header + if source.is_ipv4() { usize::from(ip.first()? & 15) * 4 } else { 0 };
                 let segment = Segment {
                     source: SocketAddr::new(source, half(0)?),
                     destination: SocketAddr::new(destination, half(2)?),
@@ -461,7 +520,7 @@ pub fn summary(frame: &[u8]) -> String {
                     ack: word(8)?,
                     window: half(14)?,
                     options: Vec::new(),
-                    payload: transport.get(header..)?.to_vec(),
+                    payload: vec![0; usize::from(said).saturating_sub(headers)],
                 };
                 format!("TCP {segment:?}")
             }

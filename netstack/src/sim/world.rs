@@ -7,19 +7,29 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::addr::MacAddr;
 use crate::config::{Config, Protocol};
-use crate::frame::{Checksum, Chunk, Frame, FrameMeta, Offloads};
-use crate::host::Host;
+use crate::frame::{FrameMeta, Offloads};
+use crate::host::Event;
 use crate::host::sim::SimHost;
 use crate::port::PortId;
 use crate::stack::{Context, Counters, DnsWayBack, Stack};
 use crate::time::{Duration, Instant};
 
-use super::card;
 use super::guest::{Addresses, Guest};
 use super::link::TestLink;
 use super::random::Random;
 use super::services::TestServices;
-use super::wire::{self, Arp, Body, Icmp, Parsed, Segment};
+use super::trace::Trace;
+use super::watch::Watch;
+use super::wire::{self, Body, Icmp, Parsed, Segment};
+
+// `$world` as the stack sees it during one call.
+macro_rules! context {
+    ($world:expr) => {
+        &mut Context { now: $world.now, link: &mut $world.link, host: &mut $world.host, services: &mut $world.services }
+    };
+}
+
+mod turn;
 
 /// What goes wrong on the link between guests and stack, in both directions, in thousandths of all frames.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,7 +40,7 @@ pub struct Faults {
     pub doubled: u32,
     /// Overtaken by what comes later.
     pub late: u32,
-    /// One bit changed on the way to the stack.
+    /// One bit changed.
     pub damaged: u32,
 }
 
@@ -70,6 +80,20 @@ impl Default for Setup {
     }
 }
 
+/// A guest's card and link.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestCard {
+    /// The largest IP packet on the link, in bytes.
+    pub mtu: u16,
+    /// What the card does for the stack.
+    pub offloads: Offloads,
+    /// Whether the guest sends super-frames.
+    pub segments: bool,
+}
+
+/// Frames that are shown when something goes wrong.
+const TRACE: usize = 60;
+
 /// The port of the first guest, or of the station that is operated by hand.
 pub const PORT: PortId = PortId(0);
 /// The MAC address of 10.0.2.2, to which guests send everything that leaves their network.
@@ -94,12 +118,22 @@ pub struct World {
     pub answers_neighbours: bool,
     /// What goes wrong on the links from now on.
     pub faults: Faults,
+    /// The last frames, for those who look for what went wrong.
+    pub trace: Trace,
+    /// Whether it prints its last frames when it goes in a panic.
+    pub tells: bool,
+    /// Holds each frame of the stack against what was said, and panics.
+    pub watch: Option<Box<Watch>>,
     setup: Setup,
+    cards: BTreeMap<PortId, GuestCard>,
     random: Random,
     in_flight: BTreeMap<(Instant, u64), InFlight>,
     flights: u64,
     inbox: VecDeque<(Instant, Parsed)>,
-    trace: VecDeque<String>,
+    // Kept between turns for their memory.
+    events: Vec<Event>,
+    carried: Vec<(PortId, u16, Vec<u8>, FrameMeta)>,
+    sent: Vec<InFlight>,
 }
 
 #[derive(Debug)]
@@ -110,41 +144,39 @@ struct InFlight {
     meta: FrameMeta,
 }
 
-macro_rules! context {
-    ($world:expr) => {
-        &mut Context { now: $world.now, link: &mut $world.link, host: &mut $world.host, services: &mut $world.services }
-    };
-}
-
 impl World {
     /// A world that has just begun; the first router advertisement is over.
     pub fn new(setup: Setup) -> Self {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&setup.seed.to_le_bytes());
+        let card = GuestCard { mtu: setup.mtu, offloads: setup.offloads, segments: setup.guests_segment };
         let mut link = TestLink::new();
-        link.add(PORT, setup.mtu, setup.offloads);
-        let mut guests = BTreeMap::new();
-        for n in 0..setup.guests {
-            let port = PortId(u16::from(n));
-            link.add(port, setup.mtu, setup.offloads);
-            guests.insert(port, Guest::new(n, setup.mtu, setup.seed));
-        }
+        link.add(PORT, card.mtu, card.offloads);
         let mut world = Self {
             now: Instant::ZERO,
             stack: Stack::new(&setup.config, seed),
             host: SimHost::new(setup.seed),
             link,
             services: TestServices::default(),
-            guests,
+            guests: BTreeMap::new(),
             answers_neighbours: true,
             faults: setup.faults,
+            trace: Trace::new(TRACE),
+            tells: true,
+            watch: None,
+            cards: BTreeMap::new(),
             random: Random::new(setup.seed),
             setup,
             in_flight: BTreeMap::new(),
             flights: 0,
             inbox: VecDeque::new(),
-            trace: VecDeque::new(),
+            events: Vec::new(),
+            carried: Vec::new(),
+            sent: Vec::new(),
         };
+        for n in 0..world.setup.guests {
+            world.join(n, card);
+        }
         // The first router advertisement is not part of any story.
         world.pass(Duration::from_millis(2));
         world.inbox.clear();
@@ -204,13 +236,29 @@ impl World {
         self.settle();
     }
 
-    /// Adds a port with a new guest behind it.
+    /// Adds a port with a new guest behind it, like the one that was there before.
     pub fn plug(&mut self, port: PortId) {
-        self.link.add(port, self.setup.mtu, self.setup.offloads);
-        let number = u8::try_from(port.0).unwrap();
+        let card = self.cards[&port];
         self.flights += 1;
-        self.guests.insert(port, Guest::new(number, self.setup.mtu, self.setup.seed ^ self.flights << 8));
+        self.join(u8::try_from(port.0).unwrap(), card);
         self.stack.port_added(context!(self), port);
+        self.settle();
+    }
+
+    /// Puts guest number `n` behind port `n`. The stack is not told.
+    fn join(&mut self, n: u8, card: GuestCard) {
+        let port = PortId(u16::from(n));
+        self.link.add(port, card.mtu, card.offloads);
+        let mut guest = Guest::new(n, card.mtu, self.setup.seed ^ self.flights << 8);
+        guest.segments = card.segments;
+        self.guests.insert(port, guest);
+        self.cards.insert(port, card);
+    }
+
+    /// Adds guest number `n`, who may have another kind of card than the others.
+    pub fn add_guest(&mut self, n: u8, card: GuestCard) {
+        self.join(n, card);
+        self.stack.port_added(context!(self), PortId(u16::from(n)));
         self.settle();
     }
 
@@ -334,180 +382,13 @@ impl World {
             self.move_to(next);
         }
     }
-
-    fn move_to(&mut self, next: Instant) {
-        // Whoever names a deadline that is past gets the next microsecond, so that every run ends.
-        self.now = next.max(self.now + Duration::from_micros(1));
-    }
-
-    fn next_deadline(&mut self) -> Option<Instant> {
-        let mut next = [self.stack.next_deadline(), self.host.next_deadline(), self.in_flight.keys().next().map(|(at, _)| *at)]
-            .into_iter()
-            .flatten()
-            .min();
-        for guest in self.guests.values_mut() {
-            let deadline = guest.next_deadline(self.now);
-            next = next.into_iter().chain(deadline).min();
-        }
-        next
-    }
-
-    /// One turn of what the engine does, and of everybody else. Returns whether there may be more to do now.
-    fn turn(&mut self) -> bool {
-        let mut busy = false;
-        self.host.advance(self.now);
-        let mut events = Vec::with_capacity(16);
-        self.host.events(&mut events);
-        for event in events {
-            busy = true;
-            self.stack.host_event(context!(self), event);
-        }
-        while let Some(((at, number), _)) =
-            self.in_flight.first_key_value().map(|(key, _)| (*key, ())).filter(|((at, _), ())| *at <= self.now)
-        {
-            busy = true;
-            if let Some(flight) = self.in_flight.remove(&(at, number)) {
-                self.land(flight);
-            }
-        }
-        if self.stack.next_deadline().is_some_and(|deadline| deadline <= self.now) {
-            self.stack.expire(context!(self));
-            busy |= self.stack.next_deadline().is_none_or(|deadline| deadline > self.now);
-        }
-        let more = self.stack.run(context!(self));
-        busy |= more;
-        busy |= self.carry_to_guests();
-        busy |= self.poll_guests();
-        busy
-    }
-
-    fn input(&mut self, port: PortId, frame: &[u8], meta: FrameMeta) {
-        self.note(true, port, frame, meta);
-        // Two pieces, as a guest's descriptors may be.
-        let (first, second) = frame.split_at(frame.len().min(37));
-        let chunks = [Chunk::from(first), Chunk::from(second)];
-        self.stack.input(context!(self), port, &Frame::new(&chunks, meta));
-    }
-
-    fn land(&mut self, flight: InFlight) {
-        if flight.to_stack {
-            self.input(flight.port, &flight.frame, flight.meta);
-        } else if let Some(guest) = self.guests.get_mut(&flight.port) {
-            guest.deliver(flight.frame);
-        }
-    }
-
-    fn carry_to_guests(&mut self) -> bool {
-        let mut carried = Vec::new();
-        for (port, queue) in &mut self.link.cards {
-            if !queue.stalled {
-                carried.extend(queue.frames.drain(..).map(|(frame, meta)| (*port, frame, meta, queue.mtu)));
-            }
-        }
-        let mut busy = !carried.is_empty();
-        for (port, queue) in &mut self.link.cards {
-            if queue.was_full && queue.frames.len() < queue.capacity {
-                queue.was_full = false;
-                if self.stack.waits_for(*port) {
-                    self.stack.port_writable(*port);
-                    busy = true;
-                }
-            }
-        }
-        for (port, frame, meta, mtu) in carried {
-            self.note(false, port, &frame, meta);
-            for frame in card::transmit(frame, meta, mtu) {
-                if self.guests.contains_key(&port) {
-                    wire::parse(&frame);
-                    self.fly(InFlight { port, to_stack: false, frame, meta: FrameMeta::default() });
-                } else {
-                    self.receive_by_hand(&frame);
-                }
-            }
-        }
-        busy
-    }
-
-    fn poll_guests(&mut self) -> bool {
-        let mut sent = Vec::new();
-        for (port, guest) in &mut self.guests {
-            let frames = guest.poll(self.now);
-            let frames = if self.setup.guests_segment {
-                card::join(frames)
-            } else {
-                frames.into_iter().map(|frame| (frame, FrameMeta::default())).collect()
-            };
-            sent.extend(frames.into_iter().map(|(frame, meta)| InFlight { port: *port, to_stack: true, frame, meta }));
-        }
-        let busy = !sent.is_empty();
-        sent.into_iter().for_each(|flight| self.fly(flight));
-        busy
-    }
-
-    fn fly(&mut self, mut flight: InFlight) {
-        if self.random.chance(self.faults.lost) {
-            return;
-        }
-        let mut at = self.now + self.setup.latency;
-        if self.random.chance(self.faults.late) {
-            at = at + Duration::from_micros(self.random.below(3000));
-        }
-        // What has no checksum yet cannot be damaged: it has crossed no wire.
-        if flight.to_stack && flight.meta.checksum == Checksum::Complete && self.random.chance(self.faults.damaged) {
-            // The Ethernet header is left alone: the card checks it, and no checksum of ours covers it.
-            let bit = 14 * 8 + self.random.below((flight.frame.len() as u64 - 14) * 8);
-            let byte = usize::try_from(bit / 8).unwrap();
-            flight.frame[byte] ^= 1 << (bit % 8);
-        }
-        if self.random.chance(self.faults.doubled) {
-            let again = InFlight { frame: flight.frame.clone(), ..flight };
-            self.flights += 1;
-            self.in_flight.insert((at + Duration::from_micros(self.random.below(500)), self.flights), again);
-        }
-        self.flights += 1;
-        self.in_flight.insert((at, self.flights), flight);
-    }
-
-    fn receive_by_hand(&mut self, frame: &[u8]) {
-        let parsed = wire::parse(frame);
-        let me = self.station();
-        if self.answers_neighbours {
-            match &parsed.body {
-                Body::Arp(arp) if arp.operation == 1 && arp.target == me.v4 => {
-                    let reply =
-                        Arp { operation: 2, sender_mac: me.mac, sender: me.v4, target_mac: arp.sender_mac, target: arp.sender };
-                    let frame = wire::ethernet(me.mac, arp.sender_mac, wire::ETHERTYPE_ARP, &reply.bytes());
-                    self.input(PORT, &frame, FrameMeta::default());
-                }
-                Body::Icmp(Icmp { kind: 135, source, payload, .. }) if payload.get(..16) == Some(&me.v6.octets()) => {
-                    let payload = [&me.v6.octets()[..], &[2, 1], &me.mac.0].concat();
-                    let answer =
-                        Icmp { source: me.v6.into(), destination: *source, kind: 136, code: 0, rest: [0x60, 0, 0, 0], payload };
-                    let frame = wire::ip_frame(me.mac, parsed.source, &answer.packet());
-                    self.input(PORT, &frame, FrameMeta::default());
-                }
-                _ => {}
-            }
-        }
-        self.inbox.push_back((self.now, parsed));
-    }
-
-    fn note(&mut self, to_stack: bool, port: PortId, frame: &[u8], meta: FrameMeta) {
-        let arrow = if to_stack { "->" } else { "<-" };
-        let what = wire::summary(frame);
-        let gso = meta.gso.map_or_else(String::new, |gso| format!(" in segments of {}", gso.size));
-        self.trace.push_back(format!("{:>12} us port {} {arrow} {} bytes: {what}{gso}", self.now.as_micros(), port.0, frame.len()));
-        if self.trace.len() > 60 {
-            self.trace.pop_front();
-        }
-    }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if self.tells && std::thread::panicking() {
             println!("seed {}, at {} us, {} sockets open", self.setup.seed, self.now.as_micros(), self.host.open_sockets());
-            self.trace.iter().for_each(|line| println!("{line}"));
+            print!("{}", self.trace);
             println!("{}", self.stack.counters());
         }
     }

@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod packages;
 mod record;
 mod step;
@@ -39,6 +40,8 @@ enum Errand {
     /// Measurements beside other programs. They print and write figures, and never fail because of one.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Gives netstack inputs that are made up, and asks what must always hold.
+    Fuzz(fuzz::Fuzz),
     /// The load generator that `bench` runs inside its namespaces.
     #[command(subcommand, hide = true)]
     Load(bench::load::Load),
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Errand::Test => test::run(),
         Errand::Record { real, names } => record::run(real, &names),
         Errand::Bench(bench) => bench::run(bench),
+        Errand::Fuzz(fuzz) => fuzz::run(&fuzz),
         Errand::Load(load) => bench::load::run(&load).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
