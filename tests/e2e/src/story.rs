@@ -11,6 +11,7 @@
 //! | [`transcript`] | what a guest was told, and how two accounts of it differ |
 //! | [`differences`] | where libslirp and slipway do, and why |
 //! | `told` | the stories themselves, a file for each subject |
+//! | [`real`] | conversations of real guests |
 
 pub mod dhcp;
 pub mod differences;
@@ -18,6 +19,7 @@ pub mod frame;
 pub mod guest;
 pub mod link;
 pub mod live;
+pub mod real;
 pub mod simulated;
 pub mod tcp;
 mod told;

@@ -18,8 +18,7 @@ const AT_ONCE: usize = 12;
 #[test]
 fn libslirp_and_slipway_differ_only_where_it_is_written_down() {
     let found = compare_all();
-    let unknown: Vec<_> =
-        found.iter().filter(|(difference, _)| !KNOWN.iter().any(|known| known.is_about(difference))).collect();
+    let unknown: Vec<_> = found.iter().filter(|(difference, _)| !KNOWN.iter().any(|known| known.is_about(difference))).collect();
     assert!(
         unknown.is_empty(),
         "differences that no row of story/differences.rs is about; first libslirp, then slipway:\n{unknown:#?}"
@@ -27,7 +26,8 @@ fn libslirp_and_slipway_differ_only_where_it_is_written_down() {
     let shown_by: Vec<Vec<_>> = KNOWN
         .iter()
         .map(|known| {
-            let stories: BTreeSet<_> = found.iter().filter(|(difference, _)| known.is_about(difference)).map(|(_, name)| *name).collect();
+            let stories: BTreeSet<_> =
+                found.iter().filter(|(difference, _)| known.is_about(difference)).map(|(_, name)| *name).collect();
             stories.into_iter().collect()
         })
         .collect();

@@ -1,7 +1,5 @@
 //! The recordings in `pcap-fixtures/` are those that the stories make, and what others think of them.
 
-#![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
-
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -52,7 +50,8 @@ fn tshark_finds_nothing_wrong_with_what_the_engine_sends() {
     }
     let from_engine = "frame.packet_flags_direction == 2";
     let wrong = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0 || icmp.checksum.status == 0";
-    let verified = ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"].map(|option| format!("-o{option}"));
+    let verified =
+        ["ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"].map(|option| format!("-o{option}"));
     let shown = |filter: &str| {
         let mut tshark = Command::new("tshark");
         tshark.args(["-r", "-", "-Y", filter]).args(&verified);

@@ -31,7 +31,11 @@ impl Client {
 
     /// Another one, on a card of its own.
     pub fn other(number: u8) -> Self {
-        Self { card: [0x52, 0x54, 0, 0, 0, number], transaction: 0x5afe_0000 | u32::from(number) << 8, options: vec![asks_for(LINUX)] }
+        Self {
+            card: [0x52, 0x54, 0, 0, 0, number],
+            transaction: 0x5afe_0000 | u32::from(number) << 8,
+            options: vec![asks_for(LINUX)],
+        }
     }
 
     /// Says this too with every message.

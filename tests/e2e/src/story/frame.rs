@@ -407,12 +407,8 @@ fn ip_headers(source: IpAddr, destination: IpAddr, hops: u8) -> IpHeaders {
             IpHeaders::Ipv4(header, Default::default())
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let header = Ipv6Header {
-                hop_limit: hops,
-                source: source.octets(),
-                destination: destination.octets(),
-                ..Default::default()
-            };
+            let header =
+                Ipv6Header { hop_limit: hops, source: source.octets(), destination: destination.octets(), ..Default::default() };
             IpHeaders::Ipv6(header, Default::default())
         }
         _ => panic!("{source} and {destination} are of different families"),

@@ -189,13 +189,8 @@ impl<'a> Guest<'a> {
         }
         match &told.body {
             Body::Arp(arp) if self.answers_neighbours && arp.operation == 1 && arp.target == self.v4 => {
-                let answer = Arp {
-                    operation: 2,
-                    sender_card: self.card,
-                    sender: self.v4,
-                    target_card: arp.sender_card,
-                    target: arp.sender,
-                };
+                let answer =
+                    Arp { operation: 2, sender_card: self.card, sender: self.v4, target_card: arp.sender_card, target: arp.sender };
                 self.send(&answer.frame(arp.sender_card));
             }
             Body::Icmp(icmp)
@@ -203,8 +198,8 @@ impl<'a> Guest<'a> {
             {
                 let payload = [&self.v6.octets()[..], &[2, 1], &self.card].concat();
                 let rest = [0x60, 0, 0, 0];
-                let answer =
-                    Icmp { source: self.v6.into(), destination: icmp.source, kind: 136, code: 0, rest, payload }.frame(self.card, told.source);
+                let answer = Icmp { source: self.v6.into(), destination: icmp.source, kind: 136, code: 0, rest, payload }
+                    .frame(self.card, told.source);
                 self.send(&answer);
             }
             _ => self.waiting.push_back(told),
@@ -372,7 +367,7 @@ impl<'a> Guest<'a> {
     ///
     /// When the gateway does not answer.
     pub fn arrive6(&mut self) -> Goes {
-        self.solicit(self.v6.into(), GATEWAY6);
+        self.solicit(self.v6, GATEWAY6);
         self.await_one("the gateway's neighbour advertisement", |told| match &told.body {
             Body::Icmp(icmp) if icmp.is_discovery() && icmp.kind == 136 => Some(()),
             _ => None,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use netstack::frame::{Checksum, FrameMeta};
 
-use super::link::{Datagrams, Link, Sent, Stream, loopback, pattern_of};
+use super::link::{Datagrams, Link, Resolver, Sent, Stream, loopback, pattern_of};
 use crate::PATIENCE;
 use crate::host::{listen, seen_by_guests, serve};
 use crate::namespace::Process;
@@ -114,7 +114,7 @@ fn qemu(user: &str) -> (UnixStream, Network) {
 }
 
 /// A port of the loopback address that is free for TCP and UDP, and that nobody else is given soon.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let (listener, address) = listen(loopback(false));
     let _datagrams = UdpSocket::bind(address).expect("a port that is free for TCP is free for UDP");
     drop(listener);
@@ -241,13 +241,13 @@ impl Link for Live {
         panic!("{address} cannot be made up in the real world");
     }
 
-    fn resolves(&mut self, _: fn(&[u8]) -> Option<Vec<u8>>, _: fn(&[u8]) -> Vec<u8>) {
+    fn resolves(&mut self, _: Resolver, _: fn(&[u8]) -> Vec<u8>) {
         panic!("the real world has its own names");
     }
 }
 
 /// Does with a connection what was asked for. Whoever has gone is not missed: the story sees what it sees.
-fn behave(connection: &TcpStream, stream: Stream) {
+pub(super) fn behave(connection: &TcpStream, stream: Stream) {
     let _ = try_to_behave(connection, stream);
 }
 
@@ -283,4 +283,3 @@ fn try_to_behave(mut connection: &TcpStream, stream: Stream) -> io::Result<()> {
     }
     Ok(())
 }
-

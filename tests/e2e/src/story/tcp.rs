@@ -31,7 +31,15 @@ pub struct Connection {
 impl Connection {
     /// Knows the addresses, and has sent nothing yet.
     pub fn new(guest: &Guest<'_>, port: u16, remote: SocketAddr) -> Self {
-        Self { local: SocketAddr::new(guest.ip_like(remote.ip()), port), remote, seq: 1000, ack: 0, window: 0xfaf0, scale: 0, kept: Vec::new() }
+        Self {
+            local: SocketAddr::new(guest.ip_like(remote.ip()), port),
+            remote,
+            seq: 1000,
+            ack: 0,
+            window: 0xfaf0,
+            scale: 0,
+            kept: Vec::new(),
+        }
     }
 
     /// Sends a SYN with these options.

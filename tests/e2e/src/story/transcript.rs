@@ -192,7 +192,9 @@ impl Transcript {
 
     /// Whether something was not as it should be.
     pub fn has_doubts(&self) -> bool {
-        self.entries.iter().any(|(_, fields)| fields.0.contains_key("complaint") || fields.0.get("is so").is_some_and(|so| so == "no"))
+        self.entries
+            .iter()
+            .any(|(_, fields)| fields.0.contains_key("complaint") || fields.0.get("is so").is_some_and(|so| so == "no"))
     }
 
     /// What is different. Once one account ends, the other's is not compared further.

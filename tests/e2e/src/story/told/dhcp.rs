@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use dhcproto::v4::{DhcpOption, MessageType, UnknownOption, OptionCode};
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode, UnknownOption};
 
 use crate::story::Story;
 use crate::story::dhcp::{Client, asks_for, broadcast, identifier};
@@ -123,10 +123,7 @@ fn other_server(guest: &mut Guest<'_>) -> Goes {
     let discover = client.message(MessageType::Discover, []);
     client.say(guest, &discover);
     let offer = client.hear(guest, "DHCPOFFER")?;
-    let options = [
-        DhcpOption::RequestedIpAddress(offer.yiaddr()),
-        DhcpOption::ServerIdentifier(Ipv4Addr::new(10, 0, 2, 77)),
-    ];
+    let options = [DhcpOption::RequestedIpAddress(offer.yiaddr()), DhcpOption::ServerIdentifier(Ipv4Addr::new(10, 0, 2, 77))];
     let request = client.message(MessageType::Request, options);
     client.say(guest, &request);
     guest.hear_nothing("answer to a request for another server");

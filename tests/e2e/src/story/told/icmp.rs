@@ -11,8 +11,12 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("icmp/echo", "a guest pings the gateway and the DNS server", echo),
     Story::new("icmp/echo-v6", "a guest pings the gateway and the DNS server in IPv6", echo6),
     Story::new("icmp/echo-sizes", "pings without data, and with as much as fits the link", sizes),
-    Story::new("icmp/nobody-on-the-link", "what is sent by way of the gateway to an address of the guests' own network that nobody has", on_link)
-        .spared("libslirp hands such packets to the host's kernel, whose routes decide what it says"),
+    Story::new(
+        "icmp/nobody-on-the-link",
+        "what is sent by way of the gateway to an address of the guests' own network that nobody has",
+        on_link,
+    )
+    .spared("libslirp hands such packets to the host's kernel, whose routes decide what it says"),
     Story::new("icmp/errors-of-guests", "ICMP errors that a guest sends are no business of ours", errors),
     Story::new("icmp/other-types", "timestamps, address masks and router solicitations of IPv4 are not answered", others),
     Story::new("icmp/closed-service", "a port of the DNS server that is not that of DNS", closed),
@@ -68,8 +72,14 @@ fn errors(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
     // It quotes a datagram that nobody has sent.
     let quoted = guest.datagram_frame(9, (GATEWAY, 9).into(), b"a quote");
-    let mut message =
-        Icmp { source: guest.v4.into(), destination: GATEWAY.into(), kind: 3, code: 3, rest: [0; 4], payload: quoted[14..].to_vec() };
+    let mut message = Icmp {
+        source: guest.v4.into(),
+        destination: GATEWAY.into(),
+        kind: 3,
+        code: 3,
+        rest: [0; 4],
+        payload: quoted[14..].to_vec(),
+    };
     for (kind, code) in [(3, 3), (3, 4), (4, 0), (5, 1), (11, 0), (12, 0)] {
         (message.kind, message.code) = (kind, code);
         let frame = message.frame(guest.card, guest.router(false));

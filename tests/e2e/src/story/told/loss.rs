@@ -16,19 +16,27 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("loss/out-of-order", "a segment that overtakes another waits for it", out_of_order),
     Story::new("loss/overlap", "segments that overlap are put together", overlap),
     Story::new("loss/hole-at-the-end", "the end overtakes the last data", end_first),
-    Story::new("loss/fast-retransmission", "the guest misses one segment, and gets it again after three duplicate acknowledgements", fast)
-        .spared("how much comes at once, and so which segment is the missing one, is a matter of time there"),
-    Story::new("loss/timeout", "the guest is deaf for a while, and gets everything again", timeout)
-        .spared(TIMERS),
+    Story::new(
+        "loss/fast-retransmission",
+        "the guest misses one segment, and gets it again after three duplicate acknowledgements",
+        fast,
+    )
+    .spared("how much comes at once, and so which segment is the missing one, is a matter of time there"),
+    Story::new("loss/timeout", "the guest is deaf for a while, and gets everything again", timeout).spared(TIMERS),
     Story::new("loss/acks-in-pieces", "the guest acknowledges half a segment", half_a_segment),
     Story::new("loss/zero-window-of-guest", "the guest has no room, is probed, and goes on reading", zero_window_of_guest)
         .spared(TIMERS),
     Story::new("loss/small-window-of-guest", "the guest has room for 1000 bytes at a time", small_window),
-    Story::new("loss/zero-window-of-host", "the server does not read; the window closes, and opens again when it does", zero_window_of_host)
-        .spared("it depends on how much room the kernel has"),
+    Story::new(
+        "loss/zero-window-of-host",
+        "the server does not read; the window closes, and opens again when it does",
+        zero_window_of_host,
+    )
+    .spared("it depends on how much room the kernel has"),
     Story::new("loss/beyond-the-window", "data beyond the window is not taken", beyond),
     Story::new("loss/keepalive", "the guest asks whether the connection is still there", keepalive),
-    Story::new("loss/idle", "two hours of silence; the guest is asked whether it is still there, and it is", idle).spared("it takes two hours"),
+    Story::new("loss/idle", "two hours of silence; the guest is asked whether it is still there, and it is", idle)
+        .spared("it takes two hours"),
     Story::new("loss/urgent", "urgent data is delivered in its place", urgent),
     Story::new("loss/old-acknowledgement", "an acknowledgement of what was acknowledged before changes nothing", old_ack),
     Story::new("loss/reset-out-of-window", "a reset that does not fit is no reset (RFC 5961)", blind_reset),
@@ -139,7 +147,8 @@ fn zero_window_of_guest(guest: &mut Guest<'_>) -> Goes {
     let mut connection = Connection::open(guest, 41_000, server)?;
     connection.window = 0;
     connection.send(guest, b"come back when I have room");
-    let probe = connection.await_one(guest, "window probe", |segment| segment.payload.len() == 1 || segment.seq != connection.ack)?;
+    let probe =
+        connection.await_one(guest, "window probe", |segment| segment.payload.len() == 1 || segment.seq != connection.ack)?;
     guest.note("window probe", Fields::one("bytes beyond the window", u32::from(!probe.payload.is_empty()).min(1)));
     connection.acknowledge(guest);
     guest.pause(Duration::from_millis(500));
@@ -157,7 +166,8 @@ fn small_window(guest: &mut Guest<'_>) -> Goes {
     connection.complete(guest)?;
     let (mut received, mut fits) = (0, true);
     while received < 5000 {
-        let segment = connection.await_one(guest, "data", |segment| segment.seq == connection.ack && !segment.payload.is_empty())?;
+        let segment =
+            connection.await_one(guest, "data", |segment| segment.seq == connection.ack && !segment.payload.is_empty())?;
         received += segment.payload.len();
         fits &= segment.payload.len() <= 1000;
         connection.ack = connection.ack.wrapping_add(segment.sequence_len());

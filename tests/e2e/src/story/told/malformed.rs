@@ -3,8 +3,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use dhcproto::v4::MessageType;
 use dhcproto::Encodable;
+use dhcproto::v4::MessageType;
 
 use crate::story::Story;
 use crate::story::dhcp::Client;
@@ -16,24 +16,54 @@ use crate::story::tcp::{Connection, SYN_OPTIONS};
 const FRAGMENTS: &str = "libslirp 4.7 dies of fragments in the wrong order";
 
 pub(super) const STORIES: &[Story] = &[
-    Story::new("malformed/short-frames", "frames shorter than their headers, of every protocol (CVE-2020-29129, CVE-2020-29130)", short),
+    Story::new(
+        "malformed/short-frames",
+        "frames shorter than their headers, of every protocol (CVE-2020-29129, CVE-2020-29130)",
+        short,
+    ),
     Story::new("malformed/arp", "ARP for other hardware, with other lengths, and with the card of a group", arp),
     Story::new("malformed/bootp-short", "BOOTP messages that end within their header (CVE-2021-3592)", bootp_short),
-    Story::new("malformed/dhcp-options", "DHCP options that end after their message, or have the wrong size (CVE-2017-11434)", dhcp_options),
-    Story::new("malformed/udp-length", "datagrams that say that they are longer or shorter than they are (CVE-2021-3594)", udp_length),
-    Story::new("malformed/udp6-length", "likewise in IPv6 (CVE-2021-3593)", udp6_length),
+    Story::new(
+        "malformed/dhcp-options",
+        "DHCP options that end after their message, or have the wrong size (CVE-2017-11434)",
+        dhcp_options,
+    ),
+    Story::new(
+        "malformed/udp-length",
+        "datagrams that say that they are longer or shorter than they are (CVE-2021-3594)",
+        udp_length,
+    ),
+    Story::new(
+        "malformed/udp6-length",
+        "datagrams in IPv6 that say that they are longer or shorter than they are (CVE-2021-3593)",
+        udp6_length,
+    ),
     Story::new("malformed/tftp-short", "TFTP requests without an end, and for files outside (CVE-2021-3595, CVE-2020-7211)", tftp)
         .spared("libslirp answers at port 69 itself, and we pass it on to the host like every port"),
     Story::new("malformed/icmp6-short", "ICMPv6 messages that end within their header (CVE-2020-10756)", icmp6_short),
-    Story::new("malformed/icmp-length", "an echo request whose IP header says that it is longer than it is (CVE-2026-115449)", icmp_length),
+    Story::new(
+        "malformed/icmp-length",
+        "an echo request whose IP header says that it is longer than it is (CVE-2026-115449)",
+        icmp_length,
+    ),
     Story::new("malformed/quoted-length", "an error about a datagram quotes only what was sent (CVE-2026-120830)", quoted_length),
     Story::new("malformed/urgent-pointer", "an urgent pointer behind the data, and before it (CVE-2026-9539)", urgent_pointer)
         .spared("libslirp 4.7 sends the guest 4 GiB of its own memory"),
-    Story::new("malformed/fragments", "fragments, in order, overlapping, and again (CVE-2019-15890, CVE-2020-1983)", fragments).spared(FRAGMENTS),
-    Story::new("malformed/fragments-oversize", "fragments that would make a packet of more than 65535 bytes (CVE-2019-14378)", oversize).spared(FRAGMENTS),
+    Story::new("malformed/fragments", "fragments, in order, overlapping, and again (CVE-2019-15890, CVE-2020-1983)", fragments)
+        .spared(FRAGMENTS),
+    Story::new(
+        "malformed/fragments-oversize",
+        "fragments that would make a packet of more than 65535 bytes (CVE-2019-14378)",
+        oversize,
+    )
+    .spared(FRAGMENTS),
     Story::new("malformed/fragments-v6", "fragments of IPv6, and one that is whole by itself", fragments6),
     Story::new("malformed/burst", "two hundred packets at once (CVE-2026-120831)", burst),
-    Story::new("malformed/protocols-with-addresses", "what looks like IRC, FTP and ident is passed on as it is (CVE-2020-8608, CVE-2019-6778)", emulated),
+    Story::new(
+        "malformed/protocols-with-addresses",
+        "what looks like IRC, FTP and ident is passed on as it is (CVE-2020-8608, CVE-2019-6778)",
+        emulated,
+    ),
     Story::new("malformed/small-mtu", "a link so small that no DHCP answer fits (CVE-2026-95508)", small_mtu)
         .user("ipv6=off")
         .mtu(68)
@@ -80,7 +110,8 @@ fn short(guest: &mut Guest<'_>) -> Goes {
     for len in [35, 53] {
         guest.send(&whole[..len]);
     }
-    let arp = Arp { operation: 1, sender_card: guest.card, sender: guest.v4, target_card: [0; 6], target: GATEWAY }.frame(BROADCAST);
+    let arp =
+        Arp { operation: 1, sender_card: guest.card, sender: guest.v4, target_card: [0; 6], target: GATEWAY }.frame(BROADCAST);
     for len in [14, 21, 41] {
         guest.send(&arp[..len]);
     }
@@ -93,7 +124,8 @@ fn short(guest: &mut Guest<'_>) -> Goes {
 
 fn arp(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
-    let good = Arp { operation: 1, sender_card: guest.card, sender: guest.v4, target_card: [0; 6], target: GATEWAY }.frame(BROADCAST);
+    let good =
+        Arp { operation: 1, sender_card: guest.card, sender: guest.v4, target_card: [0; 6], target: GATEWAY }.frame(BROADCAST);
     for (at, value) in [(15, 6), (16, 0x86), (18, 8), (19, 16), (18, 0), (21, 9)] {
         let mut frame = good.clone();
         frame[at] = value;
@@ -118,7 +150,9 @@ fn dhcp_options(guest: &mut Guest<'_>) -> Goes {
     let whole = client.message(MessageType::Discover, []).to_vec().expect("a message that can be encoded");
     let head = &whole[..240];
     // Each ends after the message, has no length, or is of a size that it cannot have.
-    for options in [&[53, 1, 1, 12, 200, b'x'][..], &[53], &[53, 1], &[53, 0, 255], &[53, 1, 1, 50, 2, 10, 0, 255], &[53, 1, 1, 55, 255]] {
+    for options in
+        [&[53, 1, 1, 12, 200, b'x'][..], &[53], &[53, 1], &[53, 0, 255], &[53, 1, 1, 50, 2, 10, 0, 255], &[53, 1, 1, 55, 255]]
+    {
         client.say_bytes(guest, &[head, options].concat());
     }
     lives(guest)
@@ -152,7 +186,15 @@ fn udp6_length(guest: &mut Guest<'_>) -> Goes {
 fn tftp(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
     let server = SocketAddr::from((GATEWAY, 69));
-    for request in [&[][..], &[0], &[0, 1], b"\0\x01file", b"\0\x01file\0octet", b"\0\x01../../etc/passwd\0octet\0", b"\0\x01..\\..\\boot.ini\0octet\0"] {
+    for request in [
+        &[][..],
+        &[0],
+        &[0, 1],
+        b"\0\x01file",
+        b"\0\x01file\0octet",
+        b"\0\x01../../etc/passwd\0octet\0",
+        b"\0\x01..\\..\\boot.ini\0octet\0",
+    ] {
         guest.datagram(6900, server, request);
     }
     lives(guest)
@@ -347,7 +389,9 @@ fn port_zero(guest: &mut Guest<'_>) -> Goes {
 fn ipv4_header(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
     let good = guest.echo_frame(GATEWAY.into(), 7, 7, b"eight   ");
-    for (at, value, mend) in [(14, 0x55, true), (14, 0x35, true), (14, 0x44, false), (14, 0x40, false), (14, 0x4f, false), (24, 0, false)] {
+    for (at, value, mend) in
+        [(14, 0x55, true), (14, 0x35, true), (14, 0x44, false), (14, 0x40, false), (14, 0x4f, false), (24, 0, false)]
+    {
         let mut frame = good.clone();
         frame[at] = value;
         if mend {
@@ -450,7 +494,8 @@ fn addresses(guest: &mut Guest<'_>) -> Goes {
     let listener = guest.serve(false, Stream::Echo);
     for ip in [[127, 0, 0, 1], [10, 0, 2, 2], [224, 0, 0, 1], [255, 255, 255, 255], [10, 0, 2, 255]] {
         let source = SocketAddr::from((Ipv4Addr::from(ip), 5000));
-        let frame = Datagram { source, destination: server, payload: b"from nowhere".to_vec() }.frame(guest.card, guest.router(false));
+        let frame =
+            Datagram { source, destination: server, payload: b"from nowhere".to_vec() }.frame(guest.card, guest.router(false));
         guest.send(&frame);
         let mut syn = Connection::new(guest, 5000, listener).segment(SYN);
         syn.source = source;

@@ -12,12 +12,22 @@ const WIRE: &str = "a wire takes finished frames";
 
 pub(super) const STORIES: &[Story] = &[
     Story::new("offload/upload", "the guest sends forty thousand bytes in two super-frames", upload).offloading().spared(WIRE),
-    Story::new("offload/upload-v6", "likewise in IPv6", upload6).offloading().spared(WIRE),
+    Story::new("offload/upload-v6", "the guest sends twelve thousand bytes in two super-frames of IPv6", upload6)
+        .offloading()
+        .spared(WIRE),
     Story::new("offload/download", "the guest gets sixty thousand bytes in super-frames", download).offloading().spared(WIRE),
-    Story::new("offload/download-v6", "likewise in IPv6", download6).offloading().spared(WIRE),
-    Story::new("offload/large-mtu", "a link with an MTU of 65520 moves the same in whole packets", large).mtu(65_520).spared("QEMU cannot change libslirp's MTU"),
-    Story::new("offload/datagrams", "the guest sends eight datagrams in one frame, and they come back", datagrams).offloading().spared(WIRE),
-    Story::new("offload/checksums", "the guest leaves the checksums of small frames to others", checksums).offloading().spared(WIRE),
+    Story::new("offload/download-v6", "the guest gets twelve thousand bytes in super-frames of IPv6", download6)
+        .offloading()
+        .spared(WIRE),
+    Story::new("offload/large-mtu", "a link with an MTU of 65520 moves the same in whole packets", large)
+        .mtu(65_520)
+        .spared("QEMU cannot change libslirp's MTU"),
+    Story::new("offload/datagrams", "the guest sends eight datagrams in one frame, and they come back", datagrams)
+        .offloading()
+        .spared(WIRE),
+    Story::new("offload/checksums", "the guest leaves the checksums of small frames to others", checksums)
+        .offloading()
+        .spared(WIRE),
 ];
 
 fn send_super(guest: &mut Guest<'_>, connection: &mut Connection, data: &[u8]) {
@@ -26,7 +36,10 @@ fn send_super(guest: &mut Guest<'_>, connection: &mut Connection, data: &[u8]) {
     let segment = connection.data_at(0, data);
     let mut frame = connection.frame(guest, &segment);
     leave_checksum(&mut frame);
-    guest.send_with(&frame, FrameMeta { checksum: Checksum::Partial { start, offset: 16 }, gso: Some(Gso { kind, size, ecn: false }) });
+    guest.send_with(
+        &frame,
+        FrameMeta { checksum: Checksum::Partial { start, offset: 16 }, gso: Some(Gso { kind, size, ecn: false }) },
+    );
     connection.sent(data.len());
 }
 

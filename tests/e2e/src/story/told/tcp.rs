@@ -16,11 +16,13 @@ const SIMULATED: &str = "such a host cannot be had on a loopback interface";
 
 pub(super) const STORIES: &[Story] = &[
     Story::new("tcp/echo", "a connection is opened, carries a line both ways, and is closed by the guest first", echo),
-    Story::new("tcp/echo-v6", "likewise in IPv6", echo6),
+    Story::new("tcp/echo-v6", "a connection in IPv6 carries a line both ways, and is closed by the guest first", echo6),
     Story::new("tcp/refused", "nobody listens, and the guest is told by a reset", refused),
-    Story::new("tcp/refused-v6", "likewise in IPv6", refused6),
-    Story::new("tcp/unreachable", "the host has no way to the server, and the guest is told by ICMP", unreachable).spared(SIMULATED),
-    Story::new("tcp/silent", "the server never answers; the guest repeats its SYN, and is told in the end", silent).spared(SIMULATED),
+    Story::new("tcp/refused-v6", "nobody listens in IPv6, and the guest is told by a reset", refused6),
+    Story::new("tcp/unreachable", "the host has no way to the server, and the guest is told by ICMP", unreachable)
+        .spared(SIMULATED),
+    Story::new("tcp/silent", "the server never answers; the guest repeats its SYN, and is told in the end", silent)
+        .spared(SIMULATED),
     Story::new("tcp/syn-repeated", "a SYN that comes once more is answered by the same SYN-ACK", syn_repeated),
     Story::new("tcp/options", "a SYN with every option that Linux sends", options),
     Story::new("tcp/no-options", "a SYN without options: no window scale, segments of 536 bytes", no_options),
@@ -42,8 +44,12 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("tcp/simultaneous-close", "both sides close before they have heard of each other's end", simultaneous_close),
     Story::new("tcp/data-with-fin", "the last data and the end come in one segment", data_with_fin),
     Story::new("tcp/fin-repeated", "an end that comes once more, of a connection that is over", fin_repeated),
-    Story::new("tcp/last-ack-lost", "the guest never acknowledges the end, which is repeated until the connection is given up", last_ack_lost)
-        .spared("it takes minutes"),
+    Story::new(
+        "tcp/last-ack-lost",
+        "the guest never acknowledges the end, which is repeated until the connection is given up",
+        last_ack_lost,
+    )
+    .spared("it takes minutes"),
 ];
 
 fn echo(guest: &mut Guest<'_>) -> Goes {

@@ -9,7 +9,7 @@ use crate::story::link::Datagrams;
 
 pub(super) const STORIES: &[Story] = &[
     Story::new("udp/echo", "a guest sends a datagram to a server on the host, which sends it back", echo),
-    Story::new("udp/echo-v6", "likewise in IPv6", echo6),
+    Story::new("udp/echo-v6", "a guest sends a datagram in IPv6 to a server on the host, which sends it back", echo6),
     Story::new("udp/sizes", "datagrams without data, of one byte, and as long as fits the link", sizes),
     Story::new("udp/many-answers", "a server answers one datagram by three", many),
     Story::new("udp/no-checksum", "a datagram whose sender did not make a checksum is good", no_checksum),
@@ -17,8 +17,12 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("udp/closed-port", "a port of the host at which nobody listens", closed_port),
     Story::new("udp/one-socket-two-servers", "a guest's socket talks to two servers, and each answer is that of its server", two),
     Story::new("udp/stranger", "who was never sent anything does not reach the guest", stranger),
-    Story::new("udp/after-five-minutes", "a mapping that was not used for five minutes is gone, and the next datagram makes another", idle)
-        .spared("it takes five minutes"),
+    Story::new(
+        "udp/after-five-minutes",
+        "a mapping that was not used for five minutes is gone, and the next datagram makes another",
+        idle,
+    )
+    .spared("it takes five minutes"),
     Story::new("udp/broadcast", "a datagram to everybody, to a group, or to what is no address of a host, goes nowhere", nowhere)
         .spared("libslirp sends broadcasts to the host's loopback, and groups to the host's network"),
 ];
