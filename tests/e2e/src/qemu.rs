@@ -31,7 +31,7 @@ impl Serving {
     /// When the sockets do not appear.
     pub fn start(user: Option<&str>, ports: &[&str]) -> Self {
         let user: Vec<_> = user.iter().flat_map(|user| ["--user", user]).collect();
-        Self::start_with(&user, ports)
+        Self::with(&user, ports)
     }
 
     /// Likewise, and has everything recorded into this file of its directory.
@@ -40,10 +40,15 @@ impl Serving {
     ///
     /// When the sockets do not appear.
     pub fn recording(user: &str, ports: &[&str], recording: &str) -> Self {
-        Self::start_with(&["--user", user, "--pcap", recording], ports)
+        Self::with(&["--user", user, "--pcap", recording], ports)
     }
 
-    fn start_with(options: &[&str], ports: &[&str]) -> Self {
+    /// Starts it with these options.
+    ///
+    /// # Panics
+    ///
+    /// When the sockets do not appear.
+    pub fn with(options: &[&str], ports: &[&str]) -> Self {
         let stage = Stage::new();
         let log = stage.path().join("slipway.log");
         let sockets: Vec<_> = ports.iter().map(|port| format!("stream:unix:{}", stage.path().join(port).display())).collect();

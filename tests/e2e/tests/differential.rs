@@ -65,7 +65,7 @@ fn next(stories: &Mutex<Vec<Story>>) -> Option<Story> {
 
 fn compare(story: &Story) -> Vec<Difference> {
     let [libslirp, slipway] = [Kind::Libslirp, Kind::Slipway].map(|kind| {
-        let mut link = Live::start(kind, story.user);
+        let mut link = Live::start(kind, story);
         let (transcript, _) = story.play(&mut link);
         assert!(link.is_alive(), "{}: {kind:?} has died", story.name);
         transcript

@@ -103,7 +103,7 @@ fn tell(story: &Story, by: Option<Network>) {
         if by.is_some_and(|by| by != network) || spared {
             continue;
         }
-        let mut link = Live::start(kind, story.user);
+        let mut link = Live::start(kind, story);
         let (transcript, outcome) = story.play(&mut link);
         println!("---- {kind:?}{}", if link.is_alive() { "" } else { " (has died)" });
         print!("{transcript}");

@@ -30,7 +30,7 @@ pub const KNOWN: &[Known] = &[
     Known {
         what: "*DHCP*: option 28",
         libslirp: "absent",
-        slipway: "BroadcastAddr(10.0.2.255)",
+        slipway: "BroadcastAddr(*)",
         why: "who asks for the broadcast address gets it (RFC 2132 section 5.3)",
     },
     Known {
@@ -59,14 +59,14 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         what: "*: siaddr",
-        libslirp: "10.0.2.2",
+        libslirp: "1*",
         slipway: "0.0.0.0",
         why: "without a boot file there is no server to boot from (RFC 2131 section 2), and firmware need not look for one",
     },
     Known {
         what: "*: to",
         libslirp: "255.255.255.255:68",
-        slipway: "10.0.2.1*:68",
+        slipway: "1*:68",
         why: "the answer goes to the client alone, unless it asks for a broadcast (RFC 2131 section 4.1)",
     },
     Known {
@@ -149,10 +149,16 @@ pub const KNOWN: &[Known] = &[
         why: "guests learn the DNS server from the router (RFC 8106), whatever resolver the host has",
     },
     Known {
-        what: "router advertisement: option 5",
+        what: "router advertisement*: option 5",
         libslirp: "absent",
         slipway: "00 00 00 00 05 dc",
         why: "guests learn the MTU of their link (RFC 4861 section 4.6.4)",
+    },
+    Known {
+        what: "router advertisement to a restricted guest: lifetime",
+        libslirp: "1800",
+        slipway: "0",
+        why: "a router that leads nowhere is no default router (RFC 4861 section 6.2.3)",
     },
     Known {
         what: "the DNS server's neighbour advertisement: flags",

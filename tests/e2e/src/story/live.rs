@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use netstack::frame::{Checksum, FrameMeta};
 
+use super::Story;
 use super::link::{Datagrams, Link, Resolver, Sent, Stream, loopback, pattern_of};
 use crate::PATIENCE;
 use crate::host::{listen, seen_by_guests, serve};
@@ -61,18 +62,19 @@ impl fmt::Debug for Live {
 }
 
 impl Live {
-    /// Starts a network with these options of QEMU's `-netdev user`. `{port}` in them is replaced by a free port of the host.
+    /// Starts the network of a story. `{port}` in its options is replaced by a free port of the host.
     ///
     /// # Panics
     ///
     /// When it does not start.
-    pub fn start(kind: Kind, user: &str) -> Self {
+    pub fn start(kind: Kind, story: &Story) -> Self {
+        let user = story.user;
         let forward = user.contains("{port}").then(free_port);
         let user = forward.map_or_else(|| user.to_owned(), |port| user.replace("{port}", &port.to_string()));
         let (frames, network) = match kind {
             Kind::Libslirp => qemu(&user),
             Kind::Slipway => {
-                let serving = Serving::start(Some(&user), &["port"]);
+                let serving = Serving::with(&["--user", &user, "--mtu", &story.mtu.to_string()], &["port"]);
                 (connect(&serving), Network::Slipway(Box::new(serving)))
             }
         };
