@@ -75,7 +75,9 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
     scene.take(&recording);
     // Where guests take super-frames and there are none at all, they were cut on their way into the file.
     let takes = |(_, note): &(String, PortNote)| note.offloads.tso4 || note.offloads.tso6 || note.offloads.uso;
-    scene.segmented = scene.interfaces.iter().any(takes) && scene.packets.iter().all(|packet| packet.note.gso.is_none());
+    // Only what was not whole was left as it was.
+    let is_super_frame = |packet: &Logged| packet.note.gso.is_some() && packet.bytes.len() == packet.original_len;
+    scene.segmented = scene.interfaces.iter().any(takes) && !scene.packets.iter().any(is_super_frame);
     scene.keys = conversation::assign(&scene.packets);
     Ok(scene)
 }

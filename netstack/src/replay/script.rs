@@ -77,7 +77,8 @@ impl Plan {
         if let Some(errno) = self.fails_at_once {
             return Server::failing_at_once(errno);
         }
-        let (send_queue, receive_queue) = self.queues.unwrap_or((QUEUE, QUEUE));
+        // What was sent was there: how much more the engine's socket can hold does not matter.
+        let (send_queue, receive_queue) = self.queues.unwrap_or((QUEUE, usize::MAX));
         let program = if self.reads_by_script { Program::Idle } else { Program::Sink };
         Server::new(program).unanswered().staying_half_open().forgetting().send_queue(send_queue).receive_queue(receive_queue)
     }
@@ -309,7 +310,8 @@ impl Script {
             let Key::Tcp { guest, remote, number, .. } = key else { continue };
             let Some(peer) = scene.sidecar.peer(guest, remote, number) else { continue };
             let Some(plan) = self.plans.get_mut(&key) else { continue };
-            plan.queues = Some((peer.send_queue.unwrap_or(QUEUE), peer.receive_queue.unwrap_or(QUEUE)));
+            let room = if peer.writes.is_empty() { usize::MAX } else { QUEUE };
+            plan.queues = Some((peer.send_queue.unwrap_or(QUEUE), peer.receive_queue.unwrap_or(room)));
             plan.reads_by_script = !peer.reads.is_empty();
             let len = plan.stream.len();
             for (time, total) in &peer.reads {

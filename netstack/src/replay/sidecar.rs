@@ -5,11 +5,12 @@
 //! user = "restrict=on"            # the options of the network, if the recording does not have them or others are wanted
 //! mtu = 1500
 //! seed = 1                        # what the engine's random numbers begin with
-//! clock = "virtual"               # the recording was made in virtual time: timers ended when they were due
-//! varies = ["tcp.window"]         # fields that are not compared ...
+//! clock = "virtual"               # by a script in virtual time: timers ended when they were due, and windows say what peers read.
+//!                                 # Otherwise neither times nor `tcp.window`, the room in a kernel's socket, are compared
+//! varies = ["icmp.payload"]       # other fields that are not compared ...
 //!
 //! [reasons]                       # ... and why; each needs one
-//! "tcp.window" = "it is the room in a kernel's socket"
+//! "icmp.payload" = "it is the time of day"
 //!
 //! [limits]                        # of the network, where they are not as usual
 //! tcp_flows = 2
