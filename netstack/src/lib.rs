@@ -16,6 +16,7 @@
 //! | [`engine`] | the async shell that drives all of this |
 //! | [`capture`] | recording what goes over the link while it does |
 //! | [`pcap`] | capture files, and what we write into their comments |
+//! | [`replay`] | recordings, played again and compared with what the engine does now |
 //! | [`config`] | what can be set, and the syntax of QEMU's `-netdev user` |
 //! | [`wire`], [`addr`], [`time`] | what they share |
 //!

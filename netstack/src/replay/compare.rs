@@ -76,7 +76,7 @@ pub(super) fn compare(scene: &Scene, script: &Script, run: &Run) -> Comparison {
 /// Segments that say nothing but that the window is larger. Where windows are not compared, neither is whether they are told.
 fn without_window_updates<T: Copy>(packets: Vec<T>, bytes: impl Fn(&T) -> &Vec<u8>) -> Vec<T> {
     let mut before: Option<Tcp> = None;
-    let is_update = |packet: &T| {
+    let mut is_update = |packet: &T| {
         let Some(tcp) = Tcp::of(bytes(packet)) else { return false };
         let update = tcp.flags == ACK
             && tcp.payload.is_empty()
@@ -86,7 +86,6 @@ fn without_window_updates<T: Copy>(packets: Vec<T>, bytes: impl Fn(&T) -> &Vec<u
         before = Some(Tcp { seq: end, ..tcp });
         update
     };
-    let mut is_update = is_update;
     packets.into_iter().filter(|packet| !is_update(packet)).collect()
 }
 
