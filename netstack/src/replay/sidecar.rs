@@ -99,10 +99,10 @@ pub struct Peer {
     /// Which of the connections between the two, counted from 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub number: usize,
-    /// Bytes that the engine's socket takes while the peer reads nothing. [131072]
+    /// Bytes that the engine's socket takes while the peer reads nothing, if that is not 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_queue: Option<usize>,
-    /// Bytes that the peer can have sent and the engine has not taken out of its socket. [131072]
+    /// Bytes that the peer can have sent and the engine has not taken out of its socket, if that is not 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receive_queue: Option<usize>,
     /// From when on, in microseconds, it has read how many bytes in all. Without it, it reads at once.
