@@ -16,9 +16,10 @@
 //! | [`engine`] | the async shell that drives all of this |
 //! | [`capture`] | recording what goes over the link while it does |
 //! | [`pcap`] | capture files, and what we write into their comments |
-//! | [`replay`] | recordings, played again and compared with what the engine does now |
+//! | [`replay`] | playing recordings again, and naming what differs |
 //! | [`config`] | what can be set, and the syntax of QEMU's `-netdev user` |
 //! | [`wire`], [`addr`], [`time`] | what they share |
+//! | `sim` | guests, links and one virtual clock to test all of this with; behind the cargo feature `sim` |
 //!
 //! An engine and a guest in the same process (`examples/embed.rs` is the same with a guest that says something):
 //!
@@ -45,16 +46,26 @@
 //! # }
 //! ```
 
+#[macro_use]
+mod planted;
+
 pub mod addr;
 pub mod capture;
 pub mod config;
 pub mod engine;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod host;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod pcap;
 pub mod port;
 pub mod replay;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod stack;
 pub mod switch;
 pub mod time;

@@ -109,6 +109,21 @@ pub struct DnsWayBack {
     pub server: SocketAddr,
 }
 
+/// How much there is of what guests can use up. Each field has the name of its bound in [`crate::config::Limits`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// TCP connections, in any state.
+    pub tcp_flows: usize,
+    /// TCP connections that are being opened.
+    pub tcp_opening: usize,
+    /// Bytes from guests that sockets have not taken yet.
+    pub tcp_held_bytes: usize,
+    /// UDP mappings.
+    pub udp_mappings: usize,
+    /// Stations whose addresses are remembered.
+    pub neighbours: usize,
+}
+
 /// The network stack that guests see: ARP, ICMP, UDP, TCP and their relation to the host's sockets.
 #[derive(Debug)]
 pub struct Stack {
@@ -237,11 +252,14 @@ impl Stack {
         message.resize(len, 0);
         frame.copy_to(offset, &mut message);
         let discovery = message.first().is_some_and(|kind| ndp::is_discovery(Icmpv6Message::from(*kind)));
-        if packet.destination.is_ipv4() {
-            icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
-        } else if discovery {
+        if packet.destination.is_ipv6() && discovery {
             let told = ndp::input(cx, &mut self.shared, station, packet, &message);
             self.learn(cx.now, told, station);
+        } else if packet.source.is_unspecified() {
+            // Nobody can be answered there (RFC 1122 section 3.2.1.3, RFC 4443 section 2.2).
+            self.shared.counters.drop_source += 1;
+        } else if packet.destination.is_ipv4() {
+            icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
         } else {
             icmp::input_v6(cx, &mut self.shared, station, packet, &mut message);
         }
@@ -361,6 +379,17 @@ impl Stack {
     /// What has happened so far.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// How much there is of what guests can use up.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            tcp_flows: self.tcp.len(),
+            tcp_opening: self.tcp.opening(),
+            tcp_held_bytes: self.tcp.held_bytes(),
+            udp_mappings: self.udp.len(),
+            neighbours: self.shared.neighbours.len(),
+        }
     }
 
     /// How many TCP connections there are.

@@ -172,6 +172,13 @@ impl DhcpServer {
             .min_by_key(|lease| (lease.since, lease.address))
     }
 
+    /// Panics unless the table of leases agrees with itself.
+    #[cfg(feature = "fuzzing")]
+    #[doc(hidden)]
+    pub fn check(&self) {
+        self.leases.check();
+    }
+
     /// DHCPDISCOVER: chooses an address and holds it for a short time (RFC 2131 section 4.3.1).
     fn discover(&mut self, now: Instant, from: MacAddr, request: &Request) -> Result<Reply, Refused> {
         let address = self.leases.choose(request, from)?;

@@ -18,6 +18,8 @@
 
 mod cache;
 mod forwarder;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hosts;
 mod local;
 mod message;

@@ -16,12 +16,15 @@ mod datagram;
 mod listener;
 mod server;
 mod stream;
+mod talk;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
 
 use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token};
 use crate::frame::{Chunk, ChunkMut};
@@ -30,6 +33,7 @@ use crate::time::Instant;
 pub use datagram::{SentDatagram, UdpServer};
 pub use server::{Program, Server};
 pub use stream::{Connection, ConnectionId, DIGEST_START, digest, pattern};
+pub use talk::{Leave, Stream, Talk};
 
 use datagram::DatagramSocket;
 use listener::Listener;
@@ -88,7 +92,7 @@ impl Calls {
 }
 
 /// A method of [`Host`] that can be made to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant has the name of its method")]
 pub enum Operation {
     Connect,
@@ -124,6 +128,7 @@ pub struct SimHost {
     udp_servers: HashMap<SocketAddr, UdpServer>,
     sent_datagrams: Vec<SentDatagram>,
     faults: Vec<Fault>,
+    faults_met: u64,
     max_sockets: usize,
     next_port: u16,
     spurious: bool,
@@ -171,6 +176,7 @@ impl SimHost {
             udp_servers: HashMap::new(),
             sent_datagrams: Vec::new(),
             faults: Vec::new(),
+            faults_met: 0,
             max_sockets: usize::MAX,
             next_port: 32_768,
             spurious: false,
@@ -203,9 +209,14 @@ impl SimHost {
         self.faults.push(Fault { operation, errno, times });
     }
 
-    /// Ends all faults that were not met.
-    pub fn clear_faults(&mut self) {
+    /// Lets no more calls fail because of [`SimHost::fail`].
+    pub fn forgive(&mut self) {
         self.faults.clear();
+    }
+
+    /// How many calls have failed because of [`SimHost::fail`].
+    pub const fn faults_met(&self) -> u64 {
+        self.faults_met
     }
 
     /// Sets how many sockets can be open at once; a further one fails with `EMFILE`.
@@ -355,11 +366,15 @@ impl SimHost {
     }
 
     fn check_fault(&mut self, operation: Operation) -> io::Result<()> {
+        if self.faults.is_empty() {
+            return Ok(());
+        }
         let Some(index) = self.faults.iter().position(|fault| fault.operation == operation && fault.times > 0) else {
             return Ok(());
         };
         let fault = &mut self.faults[index];
         fault.times -= 1;
+        self.faults_met += 1;
         let error = errno(fault.errno);
         self.faults.retain(|fault| fault.times > 0);
         Err(error)
@@ -377,18 +392,9 @@ impl SimHost {
         }
     }
 
-    /// Sebastiano Vigna's SplitMix64: enough for a simulation, and the same everywhere.
-    const fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     fn add_spurious_news(&mut self) {
         for index in 0..self.slots.len() {
-            let random = self.next_random();
+            let random = split_mix(&mut self.random);
             if random & 7 == 0 {
                 let news = News { readable: random & 8 != 0, writable: random & 16 != 0, failed: false };
                 let connected = match &self.slots[index] {
@@ -559,6 +565,15 @@ fn own_address(remote: IpAddr) -> IpAddr {
         IpAddr::V6(ip) if ip.is_loopback() => Ipv6Addr::LOCALHOST.into(),
         IpAddr::V6(_) => HOST_V6.into(),
     }
+}
+
+/// Sebastiano Vigna's SplitMix64: enough for a simulation, and the same everywhere.
+const fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 fn errno(number: i32) -> io::Error {

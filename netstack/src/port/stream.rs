@@ -13,6 +13,8 @@
 mod address;
 mod connection;
 mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod listener;
 
 use std::io;

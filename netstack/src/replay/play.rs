@@ -215,7 +215,7 @@ impl Player<'_> {
         let (connections, datagrams) = (self.stage.host.last_connection(), self.stage.host.sent_datagrams().len());
         let drop = self.stage.input(port, &bytes, meta);
         self.stage.host.expect(None);
-        self.stage.host.clear_faults();
+        self.stage.host.forgive();
         self.run.drops.insert(index, drop);
         if let Some(made) = self.stage.host.last_connection().filter(|made| Some(*made) != connections) {
             self.connections.insert(key, made);

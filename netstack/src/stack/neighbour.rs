@@ -51,6 +51,11 @@ impl Neighbours {
         self.entries.get(&ip).filter(|(_, heard)| now.since(*heard) < LIFETIME).map(|(station, _)| *station)
     }
 
+    /// How many addresses are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Forgets all stations behind a port that is gone.
     pub(crate) fn forget_port(&mut self, port: PortId) {
         self.entries.retain(|_, (station, _)| station.port != port);

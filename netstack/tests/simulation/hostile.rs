@@ -1,6 +1,6 @@
 //! What no decent guest sends: it is counted, it harms nobody, and the next good frame is served.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind};
 use netstack::host::sim::{ConnectionId, Program, Server};
@@ -245,7 +245,7 @@ fn a_datagram_may_lack_its_checksum_in_ipv4_only() {
 fn an_echo_request_with_a_wrong_checksum_is_not_answered() {
     let mut world = World::by_hand();
     for target in ["10.0.2.2", "fec0::2"] {
-        let target: std::net::IpAddr = target.parse().unwrap();
+        let target: IpAddr = target.parse().unwrap();
         let kind = if target.is_ipv4() { 8 } else { 128 };
         let source = world.station().like(target);
         let echo = wire::Icmp { source, destination: target, kind, code: 0, rest: [0; 4], payload: b"ping".to_vec() };
@@ -409,5 +409,17 @@ fn random_changes_of_good_frames_do_no_harm() {
         assert_eq!(world.host.open_sockets(), 0, "what the noise has opened is gone");
         world.take();
         Hand::open(&mut world, PORT + 10, server);
+    }
+}
+
+#[test]
+fn an_echo_from_nobody_is_not_answered() {
+    for (nobody, host) in [("0.0.0.0", "10.0.2.3"), ("::", "fec0::2")] {
+        let mut world = World::by_hand();
+        let (source, destination): (IpAddr, IpAddr) = (nobody.parse().unwrap(), host.parse().unwrap());
+        let kind = if source.is_ipv4() { 8 } else { 128 };
+        let echo = wire::Icmp { source, destination, kind, code: 0, rest: [0; 4], payload: b"ping".to_vec() };
+        world.give_packet(&echo.packet());
+        assert_eq!((world.take(), world.counters().drop_source), (vec![], 1), "{nobody}");
     }
 }

@@ -4,11 +4,10 @@
 //! [`netstack::host::sim::SimHost`]. Nothing here waits, and every run follows from its seed.
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on says where by panicking")]
 
-mod kit;
-
 mod chaos;
 mod closing;
 mod download;
+mod found;
 mod hostile;
 mod inbound;
 mod leaving;
@@ -22,6 +21,7 @@ mod storm;
 mod udp;
 mod upload;
 
+use netstack::sim as kit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A server on the Internet, in both families: a story about TCP is told for each.

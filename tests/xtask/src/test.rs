@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 
 use crate::step::Steps;
-use crate::{cargo, check, packages, workspace};
+use crate::{cargo, check, fuzz, packages, workspace};
 
 /// How long an example may run. They are meant to show something at a glance.
 const EXAMPLE_SECONDS: &str = "120";
@@ -25,6 +25,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         tests(&mut steps)?;
         steps.run_tests("documentation tests", cargo().args(["test", "--workspace", "--doc", "--locked"]))?;
         examples(&mut steps)?;
+        fuzz::smoke(&mut steps)?;
     }
     println!("everything took {:.0} s", started.elapsed().as_secs_f64());
     let outcome = steps.finish();

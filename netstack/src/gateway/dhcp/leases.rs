@@ -236,6 +236,11 @@ impl Leases {
 
     /// Holds `address` for the client until `until`. A lease in force stays what it is.
     pub(super) fn offer(&mut self, address: Ipv4Addr, request: &Request, from: MacAddr, now: Instant, until: Instant) {
+        let other = self.own(request).filter(|&own| own != address).and_then(|own| self.records.get(&own));
+        if !self.is_pooled(address) && other.is_some_and(|lease| lease.is_in_force(now)) {
+            // An address that is kept for the client needs not be held. The one that it has is its own until it takes the offer.
+            return;
+        }
         let old = self.assign(address, request);
         if let Some(lease) = old.clone().filter(|lease| lease.state == LeaseState::Bound) {
             self.put(lease);
@@ -405,7 +410,7 @@ fn is_host(net: Ipv4Net, address: Ipv4Addr) -> bool {
     net.contains(&address) && address != net.network() && address != net.broadcast()
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Leases {
     /// Panics unless the indices say what the records say.
     pub(super) fn check(&self) {

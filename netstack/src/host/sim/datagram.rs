@@ -62,6 +62,11 @@ impl SimHost {
         &self.sent_datagrams
     }
 
+    /// Forgets the datagrams that the stack has sent so far.
+    pub fn forget_datagrams(&mut self) {
+        self.sent_datagrams.clear();
+    }
+
     /// Somebody at `from` sends a datagram to a socket of this host. Returns whether there is such a socket and it has room.
     pub fn inject_udp(&mut self, to: SocketAddr, from: SocketAddr, data: &[u8]) -> bool {
         self.inject(to, from, data, None)

@@ -1,5 +1,6 @@
 //! The peers of the simulated host: how each answers a connection attempt, how fast it reads, and what it does.
 
+use super::talk::Talk;
 use crate::time::Duration;
 
 /// What a peer does once it is connected.
@@ -17,6 +18,8 @@ pub enum Program {
     CloseAfter(u64),
     /// Reads so many bytes, then resets the connection.
     ResetAfter(u64),
+    /// Holds its side of a conversation, and panics when it hears anything else than it has to.
+    Talk(Talk),
     /// Answers what it reads, each piece as it comes, with what the function returns. Closes after the end of file.
     Respond(fn(&[u8]) -> Vec<u8>),
 }

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use super::super::{SendRoom, SocketId};
 use super::errno;
 use super::server::{Outcome, Program, Server};
+use super::talk::{Leave, Talk};
 use crate::frame::{Chunk, ChunkMut};
 use crate::time::{Duration, Instant};
 
@@ -74,6 +75,8 @@ pub struct Connection {
     received: Vec<u8>,
     received_len: u64,
     received_digest: u64,
+    taken: u64,
+    scratch: Vec<u8>,
     forgets: bool,
     saw_end: bool,
     saw_reset: bool,
@@ -133,6 +136,8 @@ impl Connection {
             received: Vec::new(),
             received_len: 0,
             received_digest: digest(DIGEST_START, &[]),
+            taken: 0,
+            scratch: Vec::new(),
             forgets: server.forgets,
             saw_end: false,
             saw_reset: false,
@@ -191,7 +196,17 @@ impl Connection {
         self.received_len
     }
 
-    /// The [`digest`] of all that the peer has received.
+    /// How many bytes the stack's socket has taken, whether the peer has received them or not.
+    pub const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// How many bytes the peer has written.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The [`digest`] of all that the peer has received. Of what was said in a [`Talk`], none is made.
     pub const fn received_digest(&self) -> u64 {
         self.received_digest
     }
@@ -332,11 +347,16 @@ impl Connection {
         let room = self.free().min(self.take_at_most.unwrap_or(usize::MAX));
         let mut taken = 0;
         for chunk in data {
-            let mut bytes = vec![0; chunk.len().min(room - taken)];
-            chunk.copy_to(0, &mut bytes);
-            taken += bytes.len();
-            self.send_queue.extend(&bytes);
+            let len = chunk.len().min(room - taken);
+            if self.scratch.len() < len {
+                self.scratch.resize(len, 0);
+            }
+            let bytes = &mut self.scratch[..len];
+            chunk.copy_to(0, bytes);
+            taken += len;
+            self.send_queue.extend(&*bytes);
         }
+        self.taken += taken as u64;
         if taken == 0 && data.iter().any(|chunk| !chunk.is_empty()) { self.would_block() } else { Ok(taken) }
     }
 
@@ -440,12 +460,84 @@ impl Connection {
             }
         }
         while self.state == State::Established && (self.read_by_program() | self.write_by_program()) {}
-        let takes = self.take_at_most != Some(0);
+        let takes = self.take_at_most != Some(0) && self.free() > 0;
         if self.wants_writable && takes && self.state == State::Established && self.free() * 3 >= self.send_capacity {
             self.wants_writable = false;
             self.unposted.writable = true;
         }
         std::mem::take(&mut self.unposted)
+    }
+
+    /// Lets one side of a conversation go on. Returns whether anything happened.
+    fn talk(&mut self, talk: &Talk) -> bool {
+        let mut progress = false;
+        if !self.send_queue.is_empty() && (self.pace.is_none() || self.next_read <= self.now) {
+            let most = match talk.leaves {
+                Leave::Never => usize::MAX,
+                Leave::Close(n) | Leave::Reset(n) => usize::try_from(n - self.received_len.min(n)).unwrap_or(usize::MAX),
+            };
+            let paced = self.pace.map_or(usize::MAX, |(bytes, every)| {
+                self.next_read = self.now + every;
+                bytes
+            });
+            progress = self.hear(talk, most.min(paced)) > 0;
+        }
+        match talk.leaves {
+            Leave::Close(n) if self.received_len >= n && !self.peer_closed => {
+                self.close();
+                progress = true;
+            }
+            Leave::Reset(n) if self.received_len >= n => {
+                self.fail(libc::ECONNRESET);
+                return true;
+            }
+            _ => {}
+        }
+        if self.stack_finished && self.send_queue.is_empty() && !self.saw_end {
+            self.saw_end = true;
+            progress = true;
+        }
+        if !self.peer_finished && talk.has_begun(self.received_len, self.saw_end) {
+            let room = self.receive_capacity.saturating_sub(self.receive_queue.len());
+            let mut left = usize::try_from(talk.len - self.written).unwrap_or(usize::MAX).min(room);
+            if left > 0 && self.stack_closed {
+                return self.is_not_heard();
+            }
+            while left > 0 {
+                let part = talk.says.part(self.written, left);
+                self.receive_queue.extend(part);
+                self.written += part.len() as u64;
+                left -= part.len();
+                self.unposted.readable = true;
+                progress = true;
+            }
+            self.peer_finished = talk.is_over(self.written, self.received_len, self.saw_end);
+        }
+        progress
+    }
+
+    /// The peer reads at most `len` bytes, and holds them against what it has to hear.
+    fn hear(&mut self, talk: &Talk, len: usize) -> usize {
+        let len = len.min(self.send_queue.len());
+        let (front, back) = self.send_queue.as_slices();
+        let front = &front[..len.min(front.len())];
+        let back = &back[..len - front.len()];
+        let at = self.received_len;
+        let wrong = talk.hears.first_difference(at, front).or_else(|| talk.hears.first_difference(at + front.len() as u64, back));
+        if let Some(wrong) = wrong {
+            panic!("the peer at {} has received a wrong byte at {wrong} of its stream", self.remote);
+        }
+        self.send_queue.drain(..len);
+        self.received_len += len as u64;
+        len
+    }
+
+    /// Nobody is there to read what the peer writes: the stack's kernel answers with a reset.
+    fn is_not_heard(&mut self) -> bool {
+        self.saw_reset = true;
+        self.state = State::Dead;
+        self.outbox.clear();
+        false
     }
 
     const fn reads(&self) -> bool {
@@ -457,6 +549,9 @@ impl Connection {
         if self.peer_closed && !self.send_queue.is_empty() {
             self.fail(libc::ECONNRESET);
             return true;
+        }
+        if let Program::Talk(talk) = self.program {
+            return self.talk(&talk);
         }
         let mut progress = false;
         let due = self.pace.is_none() || self.next_read <= self.now;
@@ -532,11 +627,7 @@ impl Connection {
         }
         let room = self.receive_capacity.saturating_sub(self.receive_queue.len()).min(self.outbox.len());
         if room > 0 && self.stack_closed {
-            // Nobody is there to read it: the stack's kernel answers with a reset.
-            self.saw_reset = true;
-            self.state = State::Dead;
-            self.outbox.clear();
-            return false;
+            return self.is_not_heard();
         }
         let mut progress = room > 0;
         self.receive_queue.extend(self.outbox.drain(..room));

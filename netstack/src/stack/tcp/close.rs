@@ -4,7 +4,9 @@ use std::io;
 
 use super::flow::{Flow, Phase};
 use super::open::quote;
+use super::transmit::Parting;
 use super::{Relay, transmit};
+use crate::port::Sent;
 use crate::stack::icmp::{self, Unreachable};
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
@@ -38,6 +40,9 @@ impl Relay {
         self.held -= flow.held_len();
         if matches!(flow.phase, Phase::Connecting | Phase::SynReceived | Phase::SynSent) {
             self.opening -= 1;
+        }
+        if planted!(LeakSocket) && flow.phase == Phase::Connecting {
+            return;
         }
         if let Some(socket) = flow.socket {
             match ending {
@@ -75,12 +80,32 @@ impl Relay {
 
     /// Resets both sides.
     pub(super) fn abort(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
-        if let Some(flow) = self.table.get(id)
-            && flow.phase != Phase::Connecting
+        if let Some(parting) = self.table.get(id).and_then(Parting::of)
+            && parting.send(cx, shared) == Sent::Full
         {
-            transmit::send_abort(cx, shared, flow);
+            self.part_later(parting);
         }
         self.drop_flow(cx, id, Ending::Reset);
+    }
+
+    /// A guest that only waits for what the host sends would never learn of a reset that its port had no room for.
+    fn part_later(&mut self, parting: Parting) {
+        let waiting = self.partings.entry(parting.port()).or_default();
+        // Each was a connection, and a guest that takes nothing opens no others.
+        if waiting.len() < self.limits.tcp_flows {
+            waiting.push(parting);
+        }
+    }
+
+    /// Sends resets that had to wait, at most `budget` of them. Returns how many.
+    pub(super) fn part(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> usize {
+        for sent in 0..budget {
+            let Some(parting) = self.parting.pop() else { return sent };
+            if parting.send(cx, shared) == Sent::Full {
+                self.part_later(parting);
+            }
+        }
+        budget
     }
 
     /// The guest has closed: once the socket has everything, so does the host's side.
@@ -149,6 +174,7 @@ impl Relay {
             return self.schedule_expiry(shared, id);
         }
         match phase {
+            Phase::TimeWait if planted!(LeakFlow) => {}
             Phase::TimeWait => self.drop_flow(cx, id, Ending::Close),
             Phase::Connecting => {
                 shared.counters.tcp_connect_failed += 1;

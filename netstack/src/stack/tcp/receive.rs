@@ -206,7 +206,7 @@ impl Relay {
         }
         let Some(flow) = self.table.get_mut(id) else { return true };
         // RFC 9293 section 3.10.7.4: an old segment must not undo a newer window.
-        if flow.snd_wl1 < segment.seq || flow.snd_wl1 == segment.seq && flow.snd_wl2 <= ack {
+        if planted!(StaleWindow) || flow.snd_wl1 < segment.seq || flow.snd_wl1 == segment.seq && flow.snd_wl2 <= ack {
             let opened = window > flow.snd_wnd;
             if opened && flow.snd_wnd == 0 {
                 // How long it was closed says nothing about how long to wait for what is sent now.
@@ -282,7 +282,7 @@ impl Relay {
             let want: usize = parts.iter().map(Chunk::len).sum();
             match cx.host.send(socket, parts) {
                 Ok(sent) => {
-                    taken += sent;
+                    taken += sent + usize::from(planted!(LoseByte) && sent < want);
                     if sent < want || want == 0 {
                         break;
                     }
@@ -330,6 +330,7 @@ impl Relay {
             let (first, second) = held.as_slices();
             match cx.host.send(socket, &[Chunk::from(first), Chunk::from(second)]) {
                 Ok(sent) => {
+                    let sent = sent - usize::from(planted!(DoubleDeliver) && sent < held.len());
                     held.drain(..sent);
                     self.held -= sent;
                     if held.is_empty() {
@@ -346,7 +347,7 @@ impl Relay {
                 Err(error) => return self.host_failed(cx, shared, id, &error),
             }
         }
-        if self.table.get(id).is_some_and(|flow| flow.guest_closed) {
+        if self.table.get(id).is_some_and(|flow| flow.guest_closed) && !planted!(ForgetFin) {
             self.finish_sending(cx, id);
             return self.try_finish(cx, shared, id);
         }
@@ -399,6 +400,7 @@ impl Flow {
         // Silly windows are not offered (RFC 9293 section 3.8.6.2.2); what is usable of a third is none, for no other event would follow.
         let worth = usize::from(self.mss).min(room.capacity / 4);
         let usable = if usable < worth { 0 } else { usable.min(largest) };
-        self.rcv_adv.max(self.rcv_nxt + u32::try_from(usable).unwrap_or(0))
+        let edge = self.rcv_nxt + u32::try_from(usable).unwrap_or(0);
+        if planted!(WindowBack) { edge } else { self.rcv_adv.max(edge) }
     }
 }

@@ -182,3 +182,17 @@ fn a_name_that_dns_could_not_answer_is_ignored() {
         assert_eq!(link.server.lease_of(address).unwrap().hostname, None, "{name:?}");
     }
 }
+
+#[test]
+fn a_lease_outlives_the_offer_of_another_address() {
+    let mut link = Link::new(with_static);
+    let id = b"\0the-same-disk";
+    let leased = link.join(&Guest::new(2).with_id(id));
+    // The same system on a card for which an address is kept: until it takes that one, it may still use the other.
+    let moved = Guest::new(7).with_id(id);
+    assert_eq!(link.ask(&moved.discover()).message.yiaddr(), ip(15));
+    assert_eq!(link.state(leased), Some(LeaseState::Bound));
+    assert_ne!(link.join(&Guest::new(3)), leased);
+    assert_eq!(link.join(&moved), ip(15));
+    assert_eq!(link.join(&Guest::new(4)), leased, "who takes the offer gives the other up");
+}

@@ -1,0 +1,32 @@
+//! The services at the virtual addresses, reduced to taking notes.
+
+use crate::addr::MacAddr;
+use crate::stack::{DhcpReply, DnsWayBack, Services};
+use crate::time::Instant;
+
+/// Keeps the questions, and answers DHCP as the test says.
+#[derive(Debug, Default)]
+pub struct TestServices {
+    /// Messages to the DHCP server, and the cards that sent them.
+    pub dhcp: Vec<(MacAddr, Vec<u8>)>,
+    /// What each of them is answered.
+    pub dhcp_reply: Option<DhcpReply>,
+    /// Questions to the DNS server.
+    pub dns: Vec<(DnsWayBack, Vec<u8>)>,
+    /// Whether there are too many questions in work for another one.
+    pub dns_is_busy: bool,
+}
+
+impl Services for TestServices {
+    fn dhcp(&mut self, _now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply> {
+        self.dhcp.push((from, message.to_vec()));
+        self.dhcp_reply.clone()
+    }
+
+    fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
+        if !self.dns_is_busy {
+            self.dns.push((way_back, message.to_vec()));
+        }
+        !self.dns_is_busy
+    }
+}
