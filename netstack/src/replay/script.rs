@@ -20,6 +20,9 @@ use crate::host::sim::{Program, Server};
 use crate::pcap::write::Direction;
 use crate::time::{Duration, Instant};
 
+/// What a queue holds of which nothing is known: what was sent was there, and what was acknowledged was taken.
+const ENOUGH: usize = 1 << 30;
+
 /// The most bytes that are made up where the recording lost some.
 const LARGEST_GAP: u64 = 1 << 20;
 
@@ -77,7 +80,7 @@ impl Plan {
         if let Some(errno) = self.fails_at_once {
             return Server::failing_at_once(errno);
         }
-        let (send_queue, receive_queue) = self.queues.unwrap_or((QUEUE, QUEUE));
+        let (send_queue, receive_queue) = self.queues.unwrap_or((QUEUE, ENOUGH));
         let program = if self.reads_by_script { Program::Idle } else { Program::Sink };
         Server::new(program).unanswered().staying_half_open().forgetting().send_queue(send_queue).receive_queue(receive_queue)
     }
@@ -121,6 +124,10 @@ pub(super) fn derive(scene: &Scene) -> Script {
             }
             _ => {}
         }
+    }
+    if scene.clock == Clock::Real {
+        // A kernel's sockets hold more or less, as it likes.
+        script.plans.values_mut().for_each(|plan| plan.queues = Some((ENOUGH, ENOUGH)));
     }
     script.apply_sidecar(scene);
     script
@@ -309,7 +316,8 @@ impl Script {
             let Key::Tcp { guest, remote, number, .. } = key else { continue };
             let Some(peer) = scene.sidecar.peer(guest, remote, number) else { continue };
             let Some(plan) = self.plans.get_mut(&key) else { continue };
-            plan.queues = Some((peer.send_queue.unwrap_or(QUEUE), peer.receive_queue.unwrap_or(QUEUE)));
+            let room = if peer.writes.is_empty() { ENOUGH } else { QUEUE };
+            plan.queues = Some((peer.send_queue.unwrap_or(QUEUE), peer.receive_queue.unwrap_or(room)));
             plan.reads_by_script = !peer.reads.is_empty();
             let len = plan.stream.len();
             for (time, total) in &peer.reads {
