@@ -26,9 +26,13 @@ pub(super) const STORIES: &[Story] = &[
         .user(ELSEWHERE),
     Story::new("networks/without-ipv6", "where IPv6 is off, nobody answers in it", without_ipv6).user("ipv6=off"),
     Story::new("networks/without-ipv4", "where IPv4 is off, nobody answers in it", without_ipv4).user("ipv4=off"),
-    Story::new("networks/large-datagram", "on a link with an MTU of 65520, a datagram of nine thousand bytes is one packet", large_datagram)
-        .mtu(65_520)
-        .spared("QEMU cannot change libslirp's MTU"),
+    Story::new(
+        "networks/large-datagram",
+        "on a link with an MTU of 65520, a datagram of nine thousand bytes is one packet",
+        large_datagram,
+    )
+    .mtu(65_520)
+    .spared("QEMU cannot change libslirp's MTU"),
 ];
 
 fn restricted_lease(guest: &mut Guest<'_>) -> Goes {
@@ -92,8 +96,14 @@ fn elsewhere(guest: &mut Guest<'_>) -> Goes {
     let ask = Arp { operation: 1, sender_card: guest.card, sender: guest.v4, target_card: [0; 6], target: gateway };
     guest.send(&ask.frame(BROADCAST));
     guest.hear_arp("the gateway's ARP reply")?;
-    let message =
-        Icmp { source: guest.v4.into(), destination: gateway.into(), kind: 8, code: 0, rest: [0, 1, 0, 1], payload: b"ping".to_vec() };
+    let message = Icmp {
+        source: guest.v4.into(),
+        destination: gateway.into(),
+        kind: 8,
+        code: 0,
+        rest: [0, 1, 0, 1],
+        payload: b"ping".to_vec(),
+    };
     let frame = message.frame(guest.card, card_of(gateway.into()));
     guest.send(&frame);
     guest.hear_icmp("echo reply of the gateway")?;
