@@ -242,16 +242,23 @@ impl Player<'_> {
             Op::Dial(key) => self.dial(*key),
             Op::Datagram(index) => self.datagram(*index),
             Op::Answer(index) => self.answer(*index),
-            Op::Accept(key) | Op::Fail(key, _) | Op::Write(key, _) | Op::Finish(key) | Op::Reset(key) | Op::Read(key, _) => {
+            Op::Accept(key)
+            | Op::Fail(key, _)
+            | Op::Write(key, _)
+            | Op::Arrive(key, _)
+            | Op::Finish(key)
+            | Op::Reset(key)
+            | Op::Read(key, _) => {
                 let Some(id) = self.connections.get(key).copied() else { return };
                 let now = self.stage.now();
                 let connection = self.stage.host.connection_mut(id);
                 match op {
                     Op::Accept(_) => connection.accept(),
                     Op::Fail(_, errno) => connection.fail(*errno),
-                    Op::Write(_, range) if !connection.has_finished() => {
+                    Op::Write(_, range) | Op::Arrive(_, range) if !connection.has_finished() => {
                         let stream = self.script.plans.get(key).map(|plan| &plan.stream[..]);
-                        connection.push(stream.and_then(|stream| stream.get(range.clone())).unwrap_or_default());
+                        let data = stream.and_then(|stream| stream.get(range.clone())).unwrap_or_default();
+                        if matches!(op, Op::Write(..)) { connection.push(data) } else { connection.push_when_seen(data) }
                     }
                     Op::Finish(_) => connection.finish(),
                     Op::Read(_, total) => {
