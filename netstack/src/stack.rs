@@ -389,6 +389,11 @@ impl Stack {
         }
     }
 
+    /// Entries on the lists of those that have something to do, or wait for a full port.
+    pub fn waiting(&self) -> usize {
+        self.tcp.waiting() + self.udp.waiting()
+    }
+
     /// How many TCP connections there are.
     pub fn tcp_flows(&self) -> usize {
         self.tcp.len()

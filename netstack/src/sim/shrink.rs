@@ -157,7 +157,7 @@ fn remove_guest(plan: &mut Plan, gone: usize) {
     }
     plan.datagrams.retain_mut(|datagrams| renumber(&mut datagrams.guest));
     plan.troubles.retain_mut(|trouble| match &mut trouble.what {
-        What::Stall(guest) | What::Narrow(guest, _) | What::Unplug(guest) => renumber(guest),
+        What::Stall(guest) | What::Narrow(guest, _) | What::Unplug(guest) | What::Reboot(guest) => renumber(guest),
         _ => true,
     });
 }

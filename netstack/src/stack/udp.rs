@@ -225,6 +225,11 @@ impl Nat {
         self.mappings.len()
     }
 
+    /// Entries on the lists of those that have something to do, or wait for a full port.
+    pub(crate) fn waiting(&self) -> usize {
+        self.ready.len() + self.blocked.values().map(Vec::len).sum::<usize>()
+    }
+
     fn socket(&self, owner: Owner) -> Option<SocketId> {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get(id, generation).map(|mapping| mapping.socket),

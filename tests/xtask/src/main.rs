@@ -1,10 +1,12 @@
 //! `cargo xtask`: the errands of this workspace, written in Rust so that a machine needs nothing but cargo to run them.
 //!
-//! `check` asks whether the code is presentable, `test` whether it works, and `bench` how fast it is beside its peers.
+//! `check` asks whether the code is presentable, `test` whether it works, `sim` what could go wrong all the same, and `bench` how fast it is
+//! beside its peers.
 
 mod bench;
 mod check;
 mod packages;
+mod sim;
 mod step;
 mod test;
 
@@ -27,6 +29,8 @@ enum Errand {
     Check,
     /// Everything that can fail: checks, builds, unit and end-to-end tests, documentation tests and examples.
     Test,
+    /// Simulations of many seeds, in virtual time, until one goes wrong. It is made smaller and can be replayed.
+    Sim(sim::Options),
     /// Measurements beside other programs. They print and write figures, and never fail because of one.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().errand {
         Errand::Check => check::run(),
         Errand::Test => test::run(),
+        Errand::Sim(options) => sim::run(&options),
         Errand::Bench(bench) => bench::run(bench),
         Errand::Load(load) => bench::load::run(&load).map(|()| ExitCode::SUCCESS),
     };
