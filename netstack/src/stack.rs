@@ -301,7 +301,8 @@ impl Stack {
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
-                Owner::TcpFlow { .. } | Owner::UdpForward { .. } => {}
+                Owner::UdpForward { id } => self.udp.seek_again(id),
+                Owner::TcpFlow { .. } => {}
             }
         }
         self.due = due;

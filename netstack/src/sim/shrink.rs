@@ -93,7 +93,10 @@ fn nth(plan: &Plan, mut n: usize) -> Option<Plan> {
             0 => guest.offloads = false,
             1 => guest.segments = false,
             2 => guest.capacity = 256,
-            _ => guest.mtu = 1500,
+            _ => {
+                guest.mtu = 1500;
+                smaller.datagrams.iter_mut().for_each(|datagrams| datagrams.size = datagrams.size.min(1400));
+            }
         }
     } else {
         return None;

@@ -157,15 +157,16 @@ impl Conversation {
         }
         let connection = self.connection.map(|id| world.host.connection(id));
         let mut peer_has_ended = state == State::Closed;
+        let mut is_broken = false;
         if let Some(connection) = connection {
             self.heard_by_peer = connection.received_len();
             let heard_all = self.heard_by_peer == self.plan.up && self.heard_by_guest == self.plan.down;
             self.complete |= heard_all && guest_saw_end && connection.saw_end();
-            let closed = connection.saw_end() && !connection.is_held_by_stack();
-            peer_has_ended = !connection.is_established() || connection.saw_reset() || closed;
+            is_broken = !connection.is_established() || connection.saw_reset();
+            peer_has_ended = is_broken || connection.saw_end() && !connection.is_held_by_stack();
         }
         let is_over =
-            peer_has_ended && self.may_not_learn && !world.stack.flows().any(|flow| flow.remote.port() == self.remote().port());
+            is_broken && self.may_not_learn && !world.stack.flows().any(|flow| flow.remote.port() == self.remote().port());
         if self.must_complete && !self.complete && peer_has_ended && (guest_has_ended || is_over) {
             self.cut = true;
         }
