@@ -213,6 +213,11 @@ impl Guest {
         self.flows[flow.0].outgoing.len() + self.socket(flow).send_queue()
     }
 
+    /// Bytes that have arrived and were not read.
+    pub fn unread(&self, flow: FlowId) -> usize {
+        self.socket(flow).recv_queue()
+    }
+
     /// Whether the other side has closed its sending side, and all of it was read.
     pub fn saw_end(&self, flow: FlowId) -> bool {
         self.flows[flow.0].saw_end

@@ -153,7 +153,8 @@ impl Conversation {
             guest_saw_end = guest.saw_end(flow);
             state = guest.state(flow);
             self.was_open |= !matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived);
-            guest_has_ended = matches!(state, State::Closed | State::Listen);
+            // What has arrived can still be read.
+            guest_has_ended = matches!(state, State::Closed | State::Listen) && guest.unread(flow) == 0;
         }
         let connection = self.connection.map(|id| world.host.connection(id));
         let mut peer_has_ended = state == State::Closed;
