@@ -353,7 +353,9 @@ impl Flow {
             self.said += said.unwrap_or(0) as u64;
             changed = true;
         }
-        if talk.is_over(self.said, self.heard, self.saw_end) {
+        // In LAST-ACK, smoltcp looks at no window any more: what is still to be sent would have to wait for a probe each time.
+        let sent = socket.state() != tcp::State::CloseWait || socket.send_queue() == 0;
+        if sent && talk.is_over(self.said, self.heard, self.saw_end) {
             socket.close();
             self.finished = true;
             changed = true;

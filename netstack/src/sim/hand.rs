@@ -146,6 +146,20 @@ impl Hand {
         }
     }
 
+    /// Takes what has arrived in order, and keeps silent about it. Returns the bytes and whether an end came.
+    pub fn receive_without_acknowledging(&mut self, world: &mut World) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        let mut end = false;
+        for segment in self.take(world) {
+            if segment.sequence_len() > 0 && segment.seq == self.ack {
+                self.ack = self.ack.wrapping_add(segment.sequence_len());
+                bytes.extend(&segment.payload);
+                end |= segment.has(FIN);
+            }
+        }
+        (bytes, end)
+    }
+
     /// The window that a segment of the stack offers, in bytes.
     pub fn window_of(&self, segment: &Segment) -> u32 {
         u32::from(segment.window) << if segment.has(SYN) { 0 } else { self.scale }

@@ -44,7 +44,7 @@ use self::segment::Header;
 pub(crate) use self::segment::Segment;
 use self::seq::Seq;
 use self::table::Table;
-use self::transmit::Turn;
+use self::transmit::{Parting, Turn};
 use super::hash::Keyed;
 use super::neighbour::Station;
 use super::policy::Verdict;
@@ -66,6 +66,9 @@ pub(crate) struct Relay {
     blocked: HashMap<PortId, Vec<u32>, Keyed>,
     /// Flows to guests whose station is being looked for.
     seeking: HashMap<IpAddr, HashSet<u32, Keyed>, Keyed>,
+    /// Resets of flows that are gone, which wait until a full port has room; and those that can be sent now.
+    partings: HashMap<PortId, Vec<Parting>, Keyed>,
+    parting: Vec<Parting>,
     listeners: Slab<Listener>,
     /// Flows that are not open yet.
     opening: usize,
@@ -103,6 +106,8 @@ impl Relay {
             ready: VecDeque::new(),
             blocked: HashMap::with_hasher(hash),
             seeking: HashMap::with_hasher(hash),
+            partings: HashMap::with_hasher(hash),
+            parting: Vec::new(),
             listeners: Slab::new(),
             opening: 0,
             held: 0,
@@ -170,9 +175,9 @@ impl Relay {
 
     /// Serves flows that have something to do, at most `budget` of them. Returns whether more are waiting.
     pub(crate) fn run(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> bool {
-        let mut served = 0;
+        let mut served = self.part(cx, shared, budget);
         while served < budget {
-            let Some(id) = self.ready.pop_front() else { return false };
+            let Some(id) = self.ready.pop_front() else { break };
             // Numbers of flows that are gone cost nothing, so they cannot pile up.
             let Some(flow) = self.table.get_mut(id) else { continue };
             served += 1;
@@ -183,16 +188,17 @@ impl Relay {
                 Turn::Blocked => self.block(id),
             }
         }
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.parting.is_empty()
     }
 
     /// Whether flows wait for room in this port.
     pub(crate) fn waits_for(&self, port: PortId) -> bool {
-        self.blocked.get(&port).is_some_and(|flows| !flows.is_empty())
+        self.blocked.get(&port).is_some_and(|flows| !flows.is_empty()) || self.partings.contains_key(&port)
     }
 
     /// A port that was full has room again.
     pub(crate) fn port_writable(&mut self, port: PortId) {
+        self.parting.extend(self.partings.remove(&port).into_iter().flatten());
         let Some(waiting) = self.blocked.get_mut(&port) else { return };
         for id in waiting.drain(..) {
             // Numbers of flows that are gone may have been given again; a turn for nothing does no harm.
@@ -223,6 +229,8 @@ impl Relay {
     /// Ends all flows behind a port that is gone.
     pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.blocked.remove(&port);
+        self.partings.remove(&port);
+        self.parting.retain(|parting| parting.port() != port);
         let gone: Vec<u32> = self.table.iter().filter(|(_, flow)| flow.station.port == port).map(|(id, _)| id).collect();
         for id in gone {
             self.drop_flow(cx, id, close::Ending::Reset);

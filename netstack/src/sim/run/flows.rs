@@ -30,6 +30,8 @@ pub(super) struct Conversation {
     number: usize,
     /// Whether nothing in the plan ends it before its time.
     must_complete: bool,
+    /// Whether what tells the guest of an end may get lost. Only a guest that sends something asks again.
+    may_not_learn: bool,
     started: bool,
     /// The guest's end, until the guest is unplugged.
     guest: Option<FlowId>,
@@ -49,6 +51,7 @@ impl Conversation {
             plan,
             number,
             must_complete,
+            may_not_learn: false,
             started: false,
             guest: None,
             was_open: false,
@@ -116,20 +119,15 @@ impl Conversation {
 
     fn guest_talk(&self) -> Talk {
         let (up, down) = self.streams();
-        let FlowPlan { guest_begins_after, guest_closes_last, .. } = self.plan;
-        Talk {
-            says: up,
-            len: self.plan.up,
-            hears: down,
-            begins_after: guest_begins_after,
-            closes_last: guest_closes_last,
-            leaves: Leave::Never,
-        }
+        let begins_after = waits_for(self.plan.guest_begins_after, self.plan.down);
+        let closes_last = self.plan.guest_closes_last;
+        Talk { says: up, len: self.plan.up, hears: down, begins_after, closes_last, leaves: Leave::Never }
     }
 
     fn server(&self) -> Server {
         let (up, down) = self.streams();
         let PeerPlan { answer, delay, reads, send_queue, receive_queue, begins_after, closes_last, leaves } = self.plan.peer;
+        let begins_after = waits_for(begins_after, self.plan.up);
         let talk = Talk { says: down, len: self.plan.down, hears: up, begins_after, closes_last, leaves };
         let server = match answer {
             Answer::Accepts => Server::new(Program::Talk(talk)),
@@ -165,7 +163,9 @@ impl Conversation {
             self.complete |= heard_all && guest_saw_end && connection.saw_end();
             peer_has_ended = !connection.is_established() || connection.saw_reset();
         }
-        if self.must_complete && !self.complete && guest_has_ended && peer_has_ended {
+        let is_over =
+            peer_has_ended && self.may_not_learn && !world.stack.flows().any(|flow| flow.remote.port() == self.remote().port());
+        if self.must_complete && !self.complete && peer_has_ended && (guest_has_ended || is_over) {
             self.cut = true;
         }
         self.reset(world, state)
@@ -200,10 +200,17 @@ impl Conversation {
     }
 }
 
+/// How much somebody hears before it begins, if the other side says so much: `u64::MAX` is the end.
+fn waits_for(bytes: u64, said: u64) -> u64 {
+    if bytes == u64::MAX { bytes } else { bytes.min(said) }
+}
+
 impl Run<'_> {
     pub(super) fn prepare_flows(&mut self) {
         for (number, plan) in self.plan.flows.iter().enumerate() {
-            self.add_flow(Conversation::new(number, plan.clone(), self.plan.must_complete(number)));
+            let may_not_learn = self.plan.link.lost > 0 || self.plan.link.damaged > 0;
+            let flow = Conversation::new(number, plan.clone(), self.plan.must_complete(number));
+            self.add_flow(Conversation { may_not_learn, ..flow });
         }
     }
 

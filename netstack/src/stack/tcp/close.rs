@@ -4,7 +4,9 @@ use std::io;
 
 use super::flow::{Flow, Phase};
 use super::open::quote;
+use super::transmit::Parting;
 use super::{Relay, transmit};
+use crate::port::Sent;
 use crate::stack::icmp::{self, Unreachable};
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
@@ -78,12 +80,32 @@ impl Relay {
 
     /// Resets both sides.
     pub(super) fn abort(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
-        if let Some(flow) = self.table.get(id)
-            && flow.phase != Phase::Connecting
+        if let Some(parting) = self.table.get(id).and_then(Parting::of)
+            && parting.send(cx, shared) == Sent::Full
         {
-            transmit::send_abort(cx, shared, flow);
+            self.part_later(parting);
         }
         self.drop_flow(cx, id, Ending::Reset);
+    }
+
+    /// A guest that only waits for what the host sends would never learn of a reset that its port had no room for.
+    fn part_later(&mut self, parting: Parting) {
+        let waiting = self.partings.entry(parting.port()).or_default();
+        // Each was a connection, and a guest that takes nothing opens no others.
+        if waiting.len() < self.limits.tcp_flows {
+            waiting.push(parting);
+        }
+    }
+
+    /// Sends resets that had to wait, at most `budget` of them. Returns how many.
+    pub(super) fn part(&mut self, cx: &mut Context<'_>, shared: &mut Shared, budget: usize) -> usize {
+        for sent in 0..budget {
+            let Some(parting) = self.parting.pop() else { return sent };
+            if parting.send(cx, shared) == Sent::Full {
+                self.part_later(parting);
+            }
+        }
+        budget
     }
 
     /// The guest has closed: once the socket has everything, so does the host's side.

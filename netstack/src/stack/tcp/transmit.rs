@@ -11,7 +11,7 @@ use super::open::UNKNOWN_STATION;
 use super::segment::Header;
 use super::seq::Seq;
 use crate::frame::{ChunkMut, MAX_FRAME};
-use crate::port::Sent;
+use crate::port::{PortId, Sent};
 use crate::stack::emit::{self, Path};
 use crate::stack::neighbour::Station;
 use crate::stack::{Context, Shared};
@@ -73,7 +73,7 @@ impl Relay {
         }
         let Some(flow) = self.table.get_mut(id) else { return Turn::Done };
         if flow.todo.ack && matches!(flow.phase, Phase::SynReceived | Phase::Open | Phase::TimeWait) {
-            let header = flow.header(cx, flow.snd_nxt, TcpControl::None);
+            let header = flow.header(cx, flow.seq_without_payload(), TcpControl::None);
             if send_header(cx, shared, flow, &header) == Sent::Full {
                 return Turn::Blocked;
             }
@@ -315,6 +315,15 @@ impl Flow {
         }
     }
 
+    /// The sequence number of a segment that only acknowledges. After going back to send again, the next one to be sent may be one that
+    /// the guest has already: it would throw the segment away, and its acknowledgement with it (RFC 9293 section 3.10.7.4). The same goes
+    /// for one beyond its window.
+    fn seq_without_payload(&self) -> Seq {
+        let edge = self.snd_una + self.snd_wnd;
+        let latest = if self.snd_max > edge { edge } else { self.snd_max };
+        latest.max(self.snd_nxt)
+    }
+
     /// How many bytes the guest may be sent now. Small pieces of a large window are left until there is more room (RFC 9293 section
     /// 3.8.6.2.1).
     fn room_in_window(&self) -> usize {
@@ -372,11 +381,29 @@ pub(super) fn send_refusal(cx: &mut Context<'_>, shared: &mut Shared, station: S
     send_control(cx, shared, station, key, &reset(key, Seq(0), Some(ack)));
 }
 
-/// Resets the guest's side of a flow. If the port is full, the guest's next segment will be answered by a reset.
-pub(super) fn send_abort(cx: &mut Context<'_>, shared: &mut Shared, flow: &Flow) {
-    if flow.station != UNKNOWN_STATION {
+/// A reset for the guest's side of a flow that is gone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parting {
+    station: Station,
+    key: FlowKey,
+    seq: Seq,
+    ack: Option<Seq>,
+}
+
+impl Parting {
+    /// The reset of a flow whose guest knows of it.
+    pub(super) fn of(flow: &Flow) -> Option<Self> {
         let ack = (flow.phase != Phase::SynSent).then_some(flow.rcv_nxt);
-        send_control(cx, shared, flow.station, &flow.key, &reset(&flow.key, flow.snd_max, ack));
+        let knows = flow.phase != Phase::Connecting && flow.station != UNKNOWN_STATION;
+        knows.then_some(Self { station: flow.station, key: flow.key, seq: flow.snd_max, ack })
+    }
+
+    pub(super) const fn port(&self) -> PortId {
+        self.station.port
+    }
+
+    pub(super) fn send(&self, cx: &mut Context<'_>, shared: &mut Shared) -> Sent {
+        send_control(cx, shared, self.station, &self.key, &reset(&self.key, self.seq, self.ack))
     }
 }
 
