@@ -240,7 +240,7 @@ impl Engine {
             let Some((ingress, egress)) = switch.split(port.id) else { continue };
             let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| {
                 let before = egress.recorder().is_on().then(|| {
-                    egress.recorder().from_guest(port.id, &frame);
+                    egress.recorder().frame_from_guest(port.id, &frame);
                     (stack.counters().clone(), egress.counters().dropped())
                 });
                 let forwarding = egress.forward(now, port.id, &frame, |mac| stack.is_ours(mac));

@@ -16,6 +16,7 @@
 //! | [`engine`] | the async shell that drives all of this |
 //! | [`capture`] | recording what goes over the link while it does |
 //! | [`pcap`] | capture files, and what we write into their comments |
+//! | [`replay`] | playing recordings again, and naming what differs |
 //! | [`config`] | what can be set, and the syntax of QEMU's `-netdev user` |
 //! | [`wire`], [`addr`], [`time`] | what they share |
 //! | `sim` | guests, links and one virtual clock to test all of this with; behind the cargo feature `sim` |

@@ -307,7 +307,7 @@ fn send(
     }
     egress.send(capacity, &mut |room| {
         let (len, meta) = fill(room)?;
-        recorder.to_guest(port, room, len, meta);
+        recorder.frame_to_guest(port, room, len, meta);
         Some((len, meta))
     })
 }

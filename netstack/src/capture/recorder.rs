@@ -114,7 +114,7 @@ impl Recorder {
     }
 
     /// A guest has sent a frame, of which nothing has been looked at yet.
-    pub fn from_guest(&mut self, port: PortId, frame: &Frame<'_>) {
+    pub fn frame_from_guest(&mut self, port: PortId, frame: &Frame<'_>) {
         self.record(port, Direction::FromGuest, frame.len(), frame.meta, &|at, to| frame.copy_to(at, to));
     }
 
@@ -126,7 +126,7 @@ impl Recorder {
     }
 
     /// A frame of `len` bytes lies in the memory of a port.
-    pub fn to_guest(&mut self, port: PortId, frame: &FrameMut<'_, '_>, len: usize, meta: FrameMeta) {
+    pub fn frame_to_guest(&mut self, port: PortId, frame: &FrameMut<'_, '_>, len: usize, meta: FrameMeta) {
         self.record(port, Direction::ToGuest, len, meta, &|at, to| frame.copy_to(at, to));
     }
 
@@ -198,7 +198,7 @@ impl Recorder {
         self.captures.iter().map(Capture::info).collect()
     }
 
-    /// Batches of all captures.
+    /// How many batches there are, in all captures together.
     #[cfg(test)]
     pub(super) fn batches(&self) -> usize {
         self.captures.iter().map(|capture| capture.batches).sum()

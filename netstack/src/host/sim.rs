@@ -209,11 +209,6 @@ impl SimHost {
         self.faults.push(Fault { operation, errno, times });
     }
 
-    /// Ends all faults that were not met.
-    pub fn clear_faults(&mut self) {
-        self.faults.clear();
-    }
-
     /// Lets no more calls fail because of [`SimHost::fail`].
     pub fn forgive(&mut self) {
         self.faults.clear();
@@ -452,7 +447,9 @@ impl Host for SimHost {
         self.calls.open_service += 1;
         self.check_fault(Operation::OpenService)?;
         let server = self.expected.take().or_else(|| self.services.get(&service).copied());
-        let Some(server) = server.filter(|server| !server.refuses_at_once()) else { return Err(io::ErrorKind::ConnectionRefused.into()) };
+        let Some(server) = server.filter(|server| !server.refuses_at_once()) else {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
         let id = ConnectionId(self.connections.len());
         let within = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         self.connections.push(Connection::established(id, guest, within, &server, self.now));

@@ -184,7 +184,11 @@ impl fmt::Display for Problem {
                 link_type_name(*link_type)
             ),
             What::Backwards { number, by } => {
-                write!(f, "the time of packet {number} at offset {offset} is {} us before that of an earlier one", by.div_ceil(1000))
+                write!(
+                    f,
+                    "the time of packet {number} at offset {offset} is {} us before that of an earlier one",
+                    by.div_ceil(1000)
+                )
             }
         }
     }
@@ -209,7 +213,11 @@ const fn link_type_name(link_type: u32) -> &'static str {
 /// see [`Recording::problem`].
 pub fn read(bytes: &[u8]) -> Result<Recording<'_>, Problem> {
     let Some(magic) = bytes.first_chunk::<4>() else {
-        let what = if bytes.is_empty() { What::Empty } else { What::Truncated { place: "file header", needs: 24, has: bytes.len() as u64 } };
+        let what = if bytes.is_empty() {
+            What::Empty
+        } else {
+            What::Truncated { place: "file header", needs: 24, has: bytes.len() as u64 }
+        };
         return Err(Problem { offset: 0, what });
     };
     match u32::from_le_bytes(*magic) {

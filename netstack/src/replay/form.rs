@@ -109,7 +109,9 @@ pub(super) fn for_file(mut bytes: Vec<u8>, meta: &FrameMeta) -> (Vec<u8>, Note) 
     note.checksum = match meta.checksum {
         Checksum::Complete => None,
         Checksum::Verified => Some(NotedChecksum::Verified),
-        Checksum::Partial { start, offset } => Some(finish(&mut bytes, start, offset).unwrap_or(NotedChecksum::PartialAt { start, offset })),
+        Checksum::Partial { start, offset } => {
+            Some(finish(&mut bytes, start, offset).unwrap_or(NotedChecksum::PartialAt { start, offset }))
+        }
     };
     (bytes, note)
 }

@@ -27,6 +27,8 @@ pub(super) struct Scene {
     pub(super) format: Format,
     /// Whether the recording is not one of ours, so that it lacks our comments.
     pub(super) foreign: bool,
+    /// Whether super-frames were recorded as the segments for which they stand.
+    pub(super) segmented: bool,
     pub(super) section: SectionNote,
     /// The ports, in the order of the file.
     pub(super) interfaces: Vec<(String, PortNote)>,
@@ -47,9 +49,10 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
     let recording = read::read(bytes).map_err(ReplayError::NoRecording)?;
     let noted = recording.comments.iter().find_map(|comment| comment.parse::<SectionNote>().ok());
     let foreign = noted.is_none();
-    let mtu = sidecar.mtu.or(noted.as_ref().map(|note| note.mtu));
-    let epoch = noted.as_ref().map(|note| note.epoch).or(recording.packets.first().map(|packet| packet.stamp)).unwrap_or_default();
-    let options = user.or(sidecar.user.as_deref()).or(noted.as_ref().and_then(|note| note.user.as_deref())).unwrap_or_default();
+    let mtu = sidecar.mtu.or_else(|| noted.as_ref().map(|note| note.mtu));
+    let first = || recording.packets.first().map(|packet| packet.stamp);
+    let epoch = noted.as_ref().map(|note| note.epoch).or_else(first).unwrap_or_default();
+    let options = user.or(sidecar.user.as_deref()).or_else(|| noted.as_ref()?.user.as_deref()).unwrap_or_default();
     let mut config = qemu::parse(options).map_err(|source| ReplayError::Options { options: options.to_owned(), source })?;
     config.mtu = mtu.unwrap_or(config.mtu);
     sidecar.apply(&mut config);
@@ -57,6 +60,7 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
     let mut scene = Scene {
         format: recording.format,
         foreign,
+        segmented: false,
         section: SectionNote { epoch, mtu: config.mtu, user: noted.and_then(|note| note.user) },
         interfaces,
         packets: Vec::new(),
@@ -69,6 +73,9 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
         problem: recording.problem.as_ref().map(ToString::to_string),
     };
     scene.take(&recording);
+    // Where guests take super-frames and there are none at all, they were cut on their way into the file.
+    let takes = |(_, note): &(String, PortNote)| note.offloads.tso4 || note.offloads.tso6 || note.offloads.uso;
+    scene.segmented = scene.interfaces.iter().any(takes) && scene.packets.iter().all(|packet| packet.note.gso.is_none());
     scene.keys = conversation::assign(&scene.packets);
     Ok(scene)
 }
@@ -92,7 +99,10 @@ impl Scene {
             if at.since(now) > LONGEST_PAUSE {
                 self.problem.get_or_insert_with(|| {
                     let days = at.since(now).as_secs() / 86_400;
-                    format!("packet {} at offset {} comes {days} days after the one before: it and what follows is not used", packet.number, packet.offset)
+                    format!(
+                        "packet {} at offset {} comes {days} days after the one before: it and what follows is not used",
+                        packet.number, packet.offset
+                    )
                 });
                 break;
             }

@@ -8,12 +8,12 @@ use super::conversation::{self, Ends, Key};
 use super::form;
 use super::load::Scene;
 use super::packet::{Tcp, Udp};
-use super::record::dropped;
-use super::sidecar::Clock;
 use super::script::{Op, Plan, Script, forward_to};
+use super::sidecar::Clock;
 use super::stage::{Question, SentFrame, Stage};
 use super::translate;
 use crate::config::Protocol;
+use crate::frame::{Chunk, Frame, FrameMeta, Offloads, segment};
 use crate::host::sim::{ConnectionId, Operation};
 use crate::pcap::note::Note;
 use crate::pcap::write::Direction;
@@ -105,8 +105,7 @@ pub(super) fn play(scene: &Scene, script: &Script) -> io::Result<Run> {
 impl Player<'_> {
     fn all(&mut self) -> io::Result<()> {
         let (scene, script) = (self.scene, self.script);
-        let times: BTreeSet<Instant> =
-            scene.packets.iter().map(|packet| packet.at).chain(script.ops.keys().copied()).collect();
+        let times: BTreeSet<Instant> = scene.packets.iter().map(|packet| packet.at).chain(script.ops.keys().copied()).collect();
         let last = scene.packets.last().map_or(Instant::ZERO, |packet| packet.at);
         let lateness = if scene.clock == Clock::Virtual { Duration::ZERO } else { LATENESS };
         let mut next = 0;
@@ -116,7 +115,8 @@ impl Player<'_> {
             for _ in 0..MAX_TURNS {
                 let soon = if lateness.is_zero() { TICK } else { LONGEST_TURN };
                 let at_once = (busy && self.stage.now() + soon < time).then(|| self.stage.now() + TICK);
-                let due = self.stage.next_deadline().filter(|due| *due + lateness < time).map(|due| due.max(self.stage.now() + TICK));
+                let due =
+                    self.stage.next_deadline().filter(|due| *due + lateness < time).map(|due| due.max(self.stage.now() + TICK));
                 let Some(at) = at_once.into_iter().chain(due).min().filter(|at| *at < time) else { break };
                 busy = self.turn(at, 0..0)?;
             }
@@ -198,12 +198,11 @@ impl Player<'_> {
             self.stage.host.fail(Operation::SendTo, *errno, 1);
         }
         self.stage.refuse_questions(refusal == Some("dns_refused"));
-        let before = self.stage.counters().clone();
         let (connections, datagrams) = (self.stage.host.last_connection(), self.stage.host.sent_datagrams().len());
-        self.stage.input(port, &bytes, meta);
+        let drop = self.stage.input(port, &bytes, meta);
         self.stage.host.expect(None);
-        self.stage.host.clear_faults();
-        self.run.drops.insert(index, dropped(&before, self.stage.counters()));
+        self.stage.host.forgive();
+        self.run.drops.insert(index, drop);
         if let Some(made) = self.stage.host.last_connection().filter(|made| Some(*made) != connections) {
             self.connections.insert(key, made);
         }
@@ -260,7 +259,9 @@ impl Player<'_> {
     fn dial(&mut self, key: Key) {
         let Key::Tcp { port, guest, remote, .. } = key else { return };
         let Some(forward) = forward_to(self.stage.forwards(), Protocol::Tcp, guest) else {
-            self.run.remarks.push(format!("{key}: the engine asked the guest, but there is no forward to it; `user` may lack `hostfwd=`"));
+            self.run
+                .remarks
+                .push(format!("{key}: the engine asked the guest, but there is no forward to it; `user` may lack `hostfwd=`"));
             return;
         };
         let from = self.scene.real(remote, forward.host.is_ipv4());
@@ -322,10 +323,23 @@ impl Player<'_> {
                 let isn = &mut self.run.isns.entry(key).or_default().1;
                 isn.get_or_insert(tcp.seq);
             }
-            let (bytes, note) = form::for_file(bytes, &meta);
-            self.run.order.push(Happened::Engine(self.run.sent.len()));
-            self.run.sent.push(Sent { at, port, key, bytes, note });
+            for (bytes, note) in self.as_recorded(bytes, meta) {
+                self.run.order.push(Happened::Engine(self.run.sent.len()));
+                self.run.sent.push(Sent { at, port, key, bytes, note });
+            }
         }
+    }
+
+    /// A frame in the form of this file: one of segments has a super-frame as what it stands for.
+    fn as_recorded(&mut self, bytes: Vec<u8>, meta: FrameMeta) -> Vec<(Vec<u8>, Note)> {
+        let mut segments = Vec::new();
+        if self.scene.segmented && meta.gso.is_some() {
+            let chunks = [Chunk::from(&bytes[..])];
+            let mut emit = |segment: &[u8], _| segments.push((segment.to_vec(), Note::default()));
+            // What cannot be cut is shown as it is.
+            let _ = segment::segment(&Frame::new(&chunks, meta), &Offloads::NONE, &mut Vec::new(), &mut emit);
+        }
+        if segments.is_empty() { vec![form::for_file(bytes, &meta)] } else { segments }
     }
 }
 

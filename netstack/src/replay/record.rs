@@ -31,9 +31,9 @@ use std::path::Path;
 
 pub(super) use self::peers::QUEUE;
 use self::peers::{PeerTold, Peers};
-use super::{Logged, Options, Report, form, replay};
 use super::sidecar::{Clock, Limits, Sidecar, Timeouts};
 use super::stage::{Question, SentFrame, Stage};
+use super::{Logged, Options, Report, form, replay};
 use crate::config::qemu;
 use crate::frame::{FrameMeta, Offloads};
 use crate::host::sim::SimHost;
@@ -264,10 +264,8 @@ impl Recorder {
     fn turn(&mut self, frames: Vec<(PortId, Vec<u8>, FrameMeta)>, answers: Vec<Question>) -> bool {
         self.next_moment();
         for (port, bytes, meta) in frames {
-            let before = self.stage.counters().clone();
-            self.stage.input(port, &bytes, meta);
+            let drop = self.stage.input(port, &bytes, meta);
             self.peers.opened(&self.stage.host, self.log.len());
-            let drop = dropped(&before, self.stage.counters());
             let (bytes, note) = form::for_file(bytes, &meta);
             let note = Note { drop: drop.map(Into::into), ..note };
             self.log(port, Direction::FromGuest, bytes, note);
@@ -376,11 +374,4 @@ pub(super) fn write_file(section: &SectionNote, interfaces: &[(String, PortNote)
         })?;
     }
     Ok(writer.into_inner())
-}
-
-/// Why a frame went no further: the first counter for that which rose meanwhile, without its `drop_`.
-pub(super) fn dropped(before: &Counters, after: &Counters) -> Option<&'static str> {
-    let rose = before.iter().zip(after.iter()).filter(|((_, before), (_, after))| after > before).map(|(_, (name, _))| name);
-    let mut refusals = rose.filter(|name| name.starts_with("drop_") || name.ends_with("_refused") || name.contains("_limit_"));
-    refusals.next().map(|name| name.strip_prefix("drop_").unwrap_or(name))
 }

@@ -13,6 +13,7 @@ use etherparse::IpNumber;
 use super::conversation::Key;
 use super::load::Scene;
 use super::packet::{ACK, FIN, Icmp, RST, SYN, Tcp, Udp};
+use super::sidecar::Clock;
 use super::{Logged, record::QUEUE};
 use crate::config::Protocol;
 use crate::host::sim::{Program, Server};
@@ -56,6 +57,8 @@ pub(super) struct Plan {
     pub(super) guest_isn: Option<u32>,
     /// The error with which the attempt fails at once.
     pub(super) fails_at_once: Option<i32>,
+    /// Whether the recording says that it did.
+    refused: bool,
     answered: bool,
     finished: bool,
     over: bool,
@@ -123,9 +126,13 @@ pub(super) fn derive(scene: &Scene) -> Script {
     script
 }
 
-/// Connections whose beginning is not in the recording. What is only answered by resets belongs to no connection, and can be played.
+/// Conversations whose beginning is not in the recording. What is only answered by resets belongs to no connection, and can be played.
 fn headless(scene: &Scene) -> HashSet<Key> {
-    let (mut headless, mut lonely) = (HashSet::new(), HashMap::new());
+    let (mut headless, mut lonely, mut sockets) = (HashSet::new(), HashMap::new(), HashSet::new());
+    if scene.clock == Clock::Virtual {
+        // A scripted recording begins with its engine.
+        return headless;
+    }
     for (key, packet) in scene.keys.iter().zip(&scene.packets) {
         if let Key::Tcp { number: 0, .. } = key
             && let Some(tcp) = Tcp::of(&packet.bytes)
@@ -137,6 +144,14 @@ fn headless(scene: &Scene) -> HashSet<Key> {
                 }
             } else if scene.foreign || packet.note.drop.is_none() {
                 lonely.entry(*key).or_insert(true);
+            }
+        }
+        if let Key::Udp { port, guest, .. } = key {
+            let forwarded = || scene.config.host_forwards.iter().any(|rule| rule.protocol == Protocol::Udp);
+            if packet.direction == Direction::FromGuest {
+                sockets.insert((*port, *guest));
+            } else if !sockets.contains(&(*port, *guest)) && !forwarded() {
+                headless.insert(*key);
             }
         }
     }
@@ -155,7 +170,7 @@ impl Script {
         let Some(tcp) = Tcp::of(&packet.bytes) else {
             // An error about the guest's SYN.
             let error = Icmp::of(&packet.bytes).and_then(|icmp| icmp.unreachable(&packet.bytes)).and_then(|error| error.errno);
-            return error.into_iter().for_each(|errno| self.fail(key, now, errno));
+            return error.into_iter().for_each(|errno| self.fail(scene, key, now, errno));
         };
         if packet.direction == Direction::FromGuest {
             if tcp.has(SYN) && !plan.answered {
@@ -163,6 +178,7 @@ impl Script {
             }
             if tcp.opens() {
                 plan.asked.get_or_insert(now);
+                plan.refused |= packet.note.drop.as_deref() == Some("tcp_connect_failed");
             }
             return;
         }
@@ -208,7 +224,10 @@ impl Script {
             return;
         }
         if gap > 0 {
-            self.remarks.push(format!("{gap} bytes of {key} before packet {} are not in the recording: they are played as zeros", packet.number));
+            self.remarks.push(format!(
+                "{gap} bytes of {key} before packet {} are not in the recording: they are played as zeros",
+                packet.number
+            ));
         }
         let skip = skip + (end as u64).saturating_sub(start);
         plan.stream.resize(end + gap as usize, 0);
@@ -227,14 +246,14 @@ impl Script {
         let plan = self.plans.entry(key).or_default();
         let asked_by_guest = plan.asked.is_some();
         if asked_by_guest && !plan.answered {
-            return self.fail(key, packet.at, libc::ECONNREFUSED);
+            return self.fail(scene, key, packet.at, libc::ECONNREFUSED);
         }
         let is_answer = || {
             // The engine answers what belongs to no connection by a reset that continues it (RFC 9293 section 3.10.7.1).
             let same_turn = scene.packets.iter().zip(&scene.keys).filter(|(other, k)| other.at == packet.at && **k == key);
-            same_turn.filter_map(|(other, _)| Tcp::of(&other.bytes)).any(|other| {
-                other.source == tcp.destination && other.has(ACK) && other.ack == tcp.seq
-            })
+            same_turn
+                .filter_map(|(other, _)| Tcp::of(&other.bytes))
+                .any(|other| other.source == tcp.destination && other.has(ACK) && other.ack == tcp.seq)
         };
         if tcp.has(ACK) || !plan.answered && !asked_by_guest && !is_answer() {
             plan.over = true;
@@ -242,13 +261,13 @@ impl Script {
         }
     }
 
-    fn fail(&mut self, key: Key, now: Instant, errno: i32) {
+    fn fail(&mut self, scene: &Scene, key: Key, now: Instant, errno: i32) {
         let plan = self.plans.entry(key).or_default();
         if plan.answered || plan.over {
             return;
         }
         plan.over = true;
-        if plan.asked == Some(now) {
+        if plan.refused || scene.foreign && plan.asked == Some(now) {
             plan.fails_at_once = Some(errno);
         } else {
             self.at(now, Op::Fail(key, errno));
@@ -296,7 +315,10 @@ impl Script {
             for (time, total) in &peer.reads {
                 self.at(Instant::from_micros(*time), Op::Read(key, *total));
             }
-            let of_this = |op: &Op| matches!(op, Op::Write(k, _) if *k == key && !peer.writes.is_empty()) || matches!(op, Op::Finish(k) if *k == key && peer.finishes.is_some());
+            let of_this = |op: &Op| {
+                matches!(op, Op::Write(k, _) if *k == key && !peer.writes.is_empty())
+                    || matches!(op, Op::Finish(k) if *k == key && peer.finishes.is_some())
+            };
             self.ops.values_mut().for_each(|ops| ops.retain(|op| !of_this(op)));
             let mut before = 0;
             for (time, total) in &peer.writes {
@@ -334,9 +356,9 @@ impl Solicited {
             Some([0x08, 0x06]) if packet.bytes.get(20..22) == Some(&[0, 1]) => {
                 packet.bytes.get(38..42).and_then(|ip| ip.first_chunk::<4>()).map(|ip| IpAddr::from(*ip))
             }
-            _ => Icmp::of(&packet.bytes).filter(|icmp| icmp.is_discovery() && icmp.kind == 135).and_then(|icmp| {
-                packet.bytes.get(icmp.body)?.first_chunk::<16>().map(|ip| IpAddr::from(*ip))
-            }),
+            _ => Icmp::of(&packet.bytes)
+                .filter(|icmp| icmp.is_discovery() && icmp.kind == 135)
+                .and_then(|icmp| packet.bytes.get(icmp.body)?.first_chunk::<16>().map(|ip| IpAddr::from(*ip))),
         };
         if let Some(ip) = asked {
             self.0.entry(ip).or_insert(packet.at);
@@ -351,6 +373,10 @@ impl Solicited {
 }
 
 /// The forward that leads to a guest's address.
-pub(super) fn forward_to(forwards: &[super::stage::Forward], protocol: Protocol, guest: SocketAddr) -> Option<super::stage::Forward> {
+pub(super) fn forward_to(
+    forwards: &[super::stage::Forward],
+    protocol: Protocol,
+    guest: SocketAddr,
+) -> Option<super::stage::Forward> {
     forwards.iter().find(|forward| forward.protocol == protocol && forward.guest == guest).copied()
 }

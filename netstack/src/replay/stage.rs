@@ -152,15 +152,18 @@ impl Stage {
         Ok(port)
     }
 
-    /// A guest sends a frame.
-    pub(super) fn input(&mut self, port: PortId, bytes: &[u8], meta: FrameMeta) {
+    /// A guest sends a frame. Returns why it went no further, in the words that a capture has for it.
+    pub(super) fn input(&mut self, port: PortId, bytes: &[u8], meta: FrameMeta) -> Option<&'static str> {
         let chunks = [Chunk::from(bytes)];
         let frame = Frame::new(&chunks, meta);
         let Self { stack, switch, .. } = self;
+        let (stack_before, switch_before) = (stack.counters().clone(), switch.egress().counters().dropped());
         match switch.egress().forward(self.now, port, &frame, |mac| stack.is_ours(mac)) {
             Forwarding::ToEngine | Forwarding::ToEngineAndOthers => self.stack.input(context!(self), port, &frame),
             Forwarding::Forwarded | Forwarding::Dropped => {}
         }
+        let between_guests = (self.switch.egress().counters().dropped() > switch_before).then_some("switch_dropped");
+        self.stack.counters().refusal_since(&stack_before).or(between_guests)
     }
 
     /// The DNS server answers.

@@ -65,3 +65,71 @@ fn add(header: &mut [u8], at: usize, delta: u32, summed: bool) {
     }
     *checksum = (!(sum as u16)).to_be_bytes();
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::replay::form::Place;
+
+    fn frame(ack: u32, options: &[u8], payload: &[u8]) -> Vec<u8> {
+        let packet = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 2, 15], [192, 0, 2, 1], 64).tcp(1, 2, 3, 4).ack(ack);
+        let mut frame = Vec::new();
+        packet.options_raw(options).unwrap().write(&mut frame, payload).unwrap();
+        frame
+    }
+
+    fn is_sound(frame: &[u8]) -> bool {
+        Place::of(frame).unwrap().is_sound(frame)
+    }
+
+    #[test]
+    fn a_partial_checksum_holds_the_pseudo_header_and_stays() {
+        let mut frame = frame(7, &[], b"x");
+        let before = frame[50..52].to_vec();
+        let meta = FrameMeta { checksum: Checksum::Partial { start: 34, offset: 16 }, gso: None };
+        acknowledgement(&mut frame, 1000, &meta);
+        assert_eq!((Tcp::of(&frame).unwrap().ack, &frame[50..52]), (1007, &before[..]));
+    }
+
+    #[test]
+    fn a_segment_that_acknowledges_nothing_is_left_alone() {
+        let packet = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 2, 15], [192, 0, 2, 1], 64).tcp(1, 2, 3, 4).syn();
+        let mut frame = Vec::new();
+        packet.write(&mut frame, &[]).unwrap();
+        let before = frame.clone();
+        acknowledgement(&mut frame, 1000, &FrameMeta::default());
+        assert_eq!(frame, before);
+    }
+
+    proptest! {
+        /// Blocks at even and odd places; sums that were right stay so, and those that were wrong too.
+        #[test]
+        fn what_was_right_stays_right(ack: u32, delta: u32, edges in any::<[u32; 2]>(), odd: bool, payload: Vec<u8>, damage in any::<u8>()) {
+            let [left, right] = edges.map(u32::to_be_bytes);
+            let options = if odd { [&[1, 5, 10][..], &left, &right, &[1]].concat() } else { [&[1, 1, 5, 10][..], &left, &right].concat() };
+            let mut frame = frame(ack, &options, &payload[..payload.len().min(1000)]);
+            frame[50] ^= damage;
+            let sound = is_sound(&frame);
+            prop_assert_eq!(sound, damage == 0);
+            acknowledgement(&mut frame, delta, &FrameMeta::default());
+            prop_assert_eq!(is_sound(&frame), sound);
+            prop_assert_eq!(Tcp::of(&frame).unwrap().ack, ack.wrapping_add(delta));
+            let at = 54 + if odd { 3 } else { 4 };
+            prop_assert_eq!(frame[at..at + 4].to_vec(), edges[0].wrapping_add(delta).to_be_bytes().to_vec());
+            sequence(&mut frame, delta);
+            prop_assert_eq!(is_sound(&frame), sound);
+        }
+
+        /// A guest's options may be any bytes.
+        #[test]
+        fn no_options_do_harm(options in prop::collection::vec(any::<u8>(), 0..40), delta: u32) {
+            let mut padded = options;
+            padded.resize(padded.len().next_multiple_of(4), 0);
+            let mut frame = frame(1, &padded, &[]);
+            acknowledgement(&mut frame, delta, &FrameMeta::default());
+        }
+    }
+}

@@ -17,13 +17,20 @@ use crate::pcap::write::Direction;
 
 /// The new file.
 pub(super) fn updated(scene: &Scene, script: &Script, run: &Run) -> io::Result<Vec<u8>> {
-    let mut packets: Vec<Logged> = run.order.iter().map(|happened| match happened {
-        Happened::Guest(index) => from_guest(scene, run, *index),
-        Happened::Engine(index) => from_engine(run, *index),
-    }).collect();
+    let mut packets: Vec<Logged> = run
+        .order
+        .iter()
+        .map(|happened| match happened {
+            Happened::Guest(index) => from_guest(scene, run, *index),
+            Happened::Engine(index) => from_engine(run, *index),
+        })
+        .collect();
     // What was not played stays.
     let kept = scene.packets.iter().zip(&scene.keys);
-    packets.extend(kept.filter(|(packet, key)| packet.direction == Direction::ToGuest && script.skipped.contains(key)).map(|(packet, _)| packet.clone()));
+    packets.extend(
+        kept.filter(|(packet, key)| packet.direction == Direction::ToGuest && script.skipped.contains(key))
+            .map(|(packet, _)| packet.clone()),
+    );
     packets.sort_by_key(|packet| packet.at);
     write_file(&scene.section, &scene.interfaces, &packets)
 }

@@ -28,7 +28,7 @@ fn recorded() -> Recorded {
 }
 
 /// The recording with its packets changed.
-fn changed(recorded: &Recorded, change: impl FnOnce(&mut Vec<Packet<'static>>)) -> Recorded {
+pub(crate) fn changed(recorded: &Recorded, change: impl FnOnce(&mut Vec<Packet<'static>>)) -> Recorded {
     let file = read::read(&recorded.file).unwrap();
     let section: SectionNote = file.comments[0].parse().unwrap();
     let mut packets: Vec<Packet<'static>> =
@@ -74,7 +74,7 @@ fn with(packets: &[Packet<'static>], text: &[u8]) -> usize {
 }
 
 /// Changes a 16-bit field of a packet and its TCP or UDP checksum with it.
-fn put(packet: &mut Packet<'static>, at: usize, value: u16, checksum: usize) {
+pub(crate) fn put(packet: &mut Packet<'static>, at: usize, value: u16, checksum: usize) {
     let data = packet.data.to_mut();
     let old = u16::from_be_bytes([data[at], data[at + 1]]);
     let sum = u32::from(!u16::from_be_bytes([data[checksum], data[checksum + 1]])) + u32::from(!old) + u32::from(value);

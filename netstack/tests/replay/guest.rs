@@ -105,9 +105,12 @@ impl Connection {
 
     pub(crate) fn frame_with(&self, flags: &str, payload: &[u8], options: &[u8]) -> Vec<u8> {
         let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (self.local, self.remote) else { panic!("IPv4 only") };
-        let mut tcp = PacketBuilder::ethernet2(MAC, GATEWAY)
-            .ipv4(local.ip().octets(), remote.ip().octets(), 64)
-            .tcp(local.port(), remote.port(), self.seq, self.window);
+        let mut tcp = PacketBuilder::ethernet2(MAC, GATEWAY).ipv4(local.ip().octets(), remote.ip().octets(), 64).tcp(
+            local.port(),
+            remote.port(),
+            self.seq,
+            self.window,
+        );
         for flag in flags.chars() {
             tcp = match flag {
                 'S' => tcp.syn(),

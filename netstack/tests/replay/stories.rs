@@ -281,9 +281,7 @@ fn clients_of_forwards_ask_for_the_guest_first() {
     let id = recorder.host().dial(at("127.0.0.1:8080"), at("127.0.0.1:50001"), &client).unwrap();
     recorder.settle();
     recorder.received();
-    let mut refusing = Connection::new(80, at("10.0.2.2:50001"));
-    refusing.ack = 0;
-    let _ = id;
+    recorder.host().connection_mut(id).push(b"left unread");
     let id = recorder.host().dial(at("127.0.0.1:8080"), at("127.0.0.1:50002"), &client).unwrap();
     recorder.settle();
     later(&mut recorder);
@@ -344,7 +342,8 @@ fn names_are_asked_for_over_udp_and_tcp() {
     assert_eq!(questions.len(), 3);
     for question in questions[..2].iter().rev() {
         later(&mut recorder);
-        recorder.answer(question.way_back, &[&question.message[..2], &b"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00answer"[..]].concat());
+        recorder
+            .answer(question.way_back, &[&question.message[..2], &b"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00answer"[..]].concat());
         recorder.settle();
     }
     let mut guest = Connection::open(&mut recorder, 40_000, "10.0.2.3:53");

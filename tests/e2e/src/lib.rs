@@ -5,9 +5,12 @@
 //! into a shell ([`session`]) and looks at what they print. What listens on the host's loopback meanwhile is in [`host`], and what the
 //! guest needs beyond the tools of Debian is the program `e2e-guest`.
 //!
+//! A [`story`] needs no kernel: it is a guest that sends its frames by hand, to slipway, to libslirp, or in virtual time.
+//!
 //! What always holds: nothing waits for time to pass, only for something to happen, and for that at most [`PATIENCE`]; and what a test has
 //! started ends with it.
 
+pub mod fixtures;
 pub mod host;
 pub mod initrd;
 pub mod namespace;
@@ -15,6 +18,8 @@ pub mod pattern;
 pub mod programs;
 pub mod qemu;
 pub mod session;
+pub mod story;
+pub mod tshark;
 pub mod unprivileged;
 pub mod wait;
 

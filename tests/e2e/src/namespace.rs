@@ -1,20 +1,21 @@
 //! Guests that are the running kernel, in a network namespace that slipway serves.
 
 use std::ops::{Deref, DerefMut};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use crate::PATIENCE;
 use crate::programs::Stage;
 use crate::session::Session;
 use crate::unprivileged::{Surroundings, command};
-use crate::wait::Lines;
+use crate::wait::{Lines, ended};
 
 /// How `slipway` is to be called.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     user: Option<String>,
     mtu: Option<u32>,
+    more: Vec<String>,
     surroundings: Surroundings,
 }
 
@@ -28,6 +29,12 @@ impl Options {
     /// The value of `--mtu`.
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
+        self
+    }
+
+    /// More words for the subcommand.
+    pub fn more(mut self, words: &[&str]) -> Self {
+        self.more.extend(words.iter().map(|word| (*word).to_owned()));
         self
     }
 
@@ -60,10 +67,7 @@ impl Options {
     ///
     /// When slipway does not become ready.
     pub fn attached(self) -> Guest {
-        let stage = Stage::new();
-        let empty = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--", "sh"];
-        let (process, session) = session(&mut command(&stage, Surroundings::default(), &empty));
-        let mut guest = Guest { session, stage, slipway: None, process };
+        let mut guest = Guest::alone();
         let pid = guest.succeed("echo $$");
         let mut words: Vec<_> = ["slipway", "netns", "--configure", "--ready-fd", "3", "--exit-fd", "4"].map(str::to_owned).into();
         words.extend(self.words());
@@ -95,10 +99,11 @@ impl Options {
         command(&stage, self.surroundings, &words).output().expect("setpriv can be started")
     }
 
+    /// The options of the subcommand.
     fn words(&self) -> Vec<String> {
         let user = self.user.iter().flat_map(|user| ["--user".to_owned(), user.clone()]);
         let mtu = self.mtu.iter().flat_map(|mtu| ["--mtu".to_owned(), mtu.to_string()]);
-        user.chain(mtu).collect()
+        user.chain(mtu).chain(self.more.iter().cloned()).collect()
     }
 }
 
@@ -116,6 +121,33 @@ impl Guest {
     /// One with QEMU's defaults.
     pub fn new() -> Self {
         Options::default().shell()
+    }
+
+    /// A shell in a user and network namespace of its own that nobody serves.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    pub fn alone() -> Self {
+        let stage = Stage::new();
+        let empty = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--", "sh"];
+        let (process, session) = session(&mut command(&stage, Surroundings::default(), &empty));
+        Self { session, stage, slipway: None, process }
+    }
+
+    /// Has the shell end, and what was started first with it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub fn leave(&mut self) -> ExitStatus {
+        self.session.exit();
+        ended(&mut self.process.0)
+    }
+
+    /// What the test's programs are in, with the test's own files.
+    pub const fn stage(&self) -> &Stage {
+        &self.stage
     }
 
     /// The test's own directory, which the guest sees too.

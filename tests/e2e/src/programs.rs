@@ -54,8 +54,11 @@ fn slipway() -> PathBuf {
     std::env::var_os("SLIPWAY").map_or_else(|| built("../release/slipway"), PathBuf::from)
 }
 
-/// A program that was built together with this test, relative to where cargo puts programs.
+/// A program that was built together with this test or program, relative to where cargo puts programs.
 fn built(name: &str) -> PathBuf {
     let ourselves = std::env::current_exe().expect("a path to this program");
-    ourselves.ancestors().nth(2).expect("target/debug/deps is deep enough").join(name)
+    let directory = ourselves.parent().expect("a program is in a directory");
+    // Tests are in a directory of their own below that of programs.
+    let programs = if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
+    programs.join(name)
 }

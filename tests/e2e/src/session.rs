@@ -89,6 +89,15 @@ impl Session {
         ))
     }
 
+    /// Has the shell end.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended before.
+    pub fn exit(&mut self) {
+        self.input.write_all(b"exit\n").and_then(|()| self.input.flush()).expect("a shell that reads commands");
+    }
+
     /// Waits for a line that the shell's surroundings print before it reads commands.
     ///
     /// # Panics

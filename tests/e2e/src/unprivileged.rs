@@ -24,6 +24,8 @@ pub struct Surroundings {
     pub extra_descriptors: bool,
     /// `/dev/net/tun` is not there.
     pub without_tun: bool,
+    /// The directory `disk`, which only the command sees, is a file system of 256 KiB.
+    pub small_disk: bool,
 }
 
 /// A command that runs `words` as an unprivileged user, with the programs of `stage` in its search path.
@@ -33,7 +35,7 @@ pub fn command(stage: &Stage, surroundings: Surroundings, words: &[&str]) -> Com
     command.args(["--pdeathsig", "KILL", "--", "unshare"]);
     if root {
         command.arg("--mount");
-    } else if surroundings.without_network || surroundings.without_tun {
+    } else if surroundings.without_network || surroundings.without_tun || surroundings.small_disk {
         command.args(["--user", "--map-root-user", "--mount"]);
     }
     if surroundings.without_network {
@@ -53,6 +55,9 @@ fn script(root: bool, surroundings: Surroundings) -> String {
     } else if root {
         script.push_str("mkdir -p /dev/net; mount -t tmpfs -o mode=0755 none /dev/net\n");
         script.push_str("mknod /dev/net/tun c 10 200; chmod 0666 /dev/net/tun\n");
+    }
+    if surroundings.small_disk {
+        script.push_str("mkdir disk; mount -t tmpfs -o size=256k,mode=1777 none disk\n");
     }
     if surroundings.without_network {
         script.push_str("ip link set lo up\n");

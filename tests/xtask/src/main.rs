@@ -1,11 +1,13 @@
 //! `cargo xtask`: the errands of this workspace, written in Rust so that a machine needs nothing but cargo to run them.
 //!
-//! `check` asks whether the code is presentable, `test` whether it works, and `bench` how fast it is beside its peers.
+//! `check` asks whether the code is presentable, `test` whether it works, and `bench` how fast it is beside its peers. `record` makes the
+//! recordings in `pcap-fixtures` anew.
 
 mod bench;
 mod check;
 mod fuzz;
 mod packages;
+mod record;
 mod step;
 mod test;
 
@@ -28,6 +30,13 @@ enum Errand {
     Check,
     /// Everything that can fail: checks, builds, unit and end-to-end tests, documentation tests and examples.
     Test,
+    /// Records the stories of `pcap-fixtures` again, or those whose names contain one of these.
+    Record {
+        /// Conversations of real guests instead. They come out a little different every time.
+        #[arg(long)]
+        real: bool,
+        names: Vec<String>,
+    },
     /// Measurements beside other programs. They print and write figures, and never fail because of one.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -42,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().errand {
         Errand::Check => check::run(),
         Errand::Test => test::run(),
+        Errand::Record { real, names } => record::run(real, &names),
         Errand::Bench(bench) => bench::run(bench),
         Errand::Fuzz(fuzz) => fuzz::run(&fuzz),
         Errand::Load(load) => bench::load::run(&load).map(|()| ExitCode::SUCCESS),

@@ -10,7 +10,7 @@ use netstack::replay::{Difference, Options, Report, replay, update};
 use serde::Serialize;
 
 use crate::cli::ReplayArgs;
-use crate::failure::{Failure, OrFail, plain};
+use crate::failure::{Failure, OrFail};
 
 /// The largest file that is read: the whole of it is held in memory.
 const LARGEST: u64 = 2 << 30;
@@ -54,7 +54,9 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<u8, Failure> {
         Printer { colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }.all(&recordings)
     };
     match io::stdout().write_all(text.as_bytes()) {
-        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => return Err(Failure::new("cannot write to standard output").because(err)),
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(Failure::new("cannot write to standard output").because(err));
+        }
         _ => {}
     }
     Ok(recordings.iter().map(|recording| recording.outcome.code()).max().unwrap_or(0))
@@ -90,7 +92,8 @@ fn one(path: &Path, options: &Options, rewrite: bool) -> Result<Outcome, Failure
     let unreadable = || format!("cannot read {}", path.display());
     let len = fs::metadata(path).or_fail(unreadable)?.len();
     if len > LARGEST {
-        return Err(Failure::new(unreadable()).because(format!("it has {len} bytes, and at most {LARGEST} can be played"))
+        return Err(Failure::new(unreadable())
+            .because(format!("it has {len} bytes, and at most {LARGEST} can be played"))
             .advice("Split it, for example with `editcap -c`."));
     }
     let file = fs::read(path).or_fail(unreadable)?;
@@ -174,7 +177,7 @@ impl Printer {
         let file = file.display();
         let (report, updated) = match outcome {
             Outcome::Unusable { error } => {
-                let _ = writeln!(text, "{} {}", self.paint(RED, "error"), plain(error));
+                let _ = writeln!(text, "{} {error}", self.paint(RED, "error"));
                 return;
             }
             Outcome::Played { report, updated } => (report, *updated),

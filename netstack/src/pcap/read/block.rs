@@ -115,7 +115,8 @@ impl<'a> Reader<'a> {
     }
 
     fn place_of(&self, rest: &[u8]) -> &'static str {
-        let kind = rest.first_chunk().map(|kind| if self.big_endian { u32::from_be_bytes(*kind) } else { u32::from_le_bytes(*kind) });
+        let kind =
+            rest.first_chunk().map(|kind| if self.big_endian { u32::from_be_bytes(*kind) } else { u32::from_le_bytes(*kind) });
         match kind {
             Some(SECTION_HEADER) => "section header",
             Some(INTERFACE_DESCRIPTION) => "interface",
@@ -161,7 +162,8 @@ impl<'a> Reader<'a> {
         let link_type = description.linktype.0 as u32;
         // `pcap-parser` reads the seconds in one byte order only.
         let seconds = value(options, OptionCode::IfTsoffset).and_then(|value| value.first_chunk());
-        let seconds = seconds.map_or(0, |value| if self.big_endian { i64::from_be_bytes(*value) } else { i64::from_le_bytes(*value) });
+        let seconds =
+            seconds.map_or(0, |value| if self.big_endian { i64::from_be_bytes(*value) } else { i64::from_le_bytes(*value) });
         let resolution = value(options, OptionCode::IfTsresol).and_then(<[u8]>::first).copied().unwrap_or(6);
         self.clocks.push(Clock { index, resolution, offset: seconds });
         if link_type != ETHERNET {

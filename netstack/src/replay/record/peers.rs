@@ -53,7 +53,8 @@ impl Peers {
     /// The engine has sent a packet: if it asks a guest on behalf of a client, that is remembered with it.
     pub(super) fn asked(&mut self, host: &SimHost, packet: usize, frame: &[u8]) {
         let Some(tcp) = Tcp::of(frame).filter(Tcp::opens) else { return };
-        let unknown = host.connections().filter(|connection| connection.is_from_client() && !self.known.contains_key(&connection.id()));
+        let unknown =
+            host.connections().filter(|connection| connection.is_from_client() && !self.known.contains_key(&connection.id()));
         // The port is the client's own unless another client with the same one came from elsewhere.
         let behind = |connection: &&Connection| connection.remote().port().wrapping_sub(tcp.source.port());
         if let Some(connection) = unknown.filter(|connection| connection.is_held_by_stack()).min_by_key(behind) {

@@ -72,7 +72,7 @@ impl Dns {
 }
 
 /// The answer to a query, cut to its header and question (with the bit TC) if it is longer than `limit`.
-fn answer(query: &[u8], limit: usize) -> Option<Vec<u8>> {
+pub fn answer(query: &[u8], limit: usize) -> Option<Vec<u8>> {
     let name_len = query.get(12..)?.iter().position(|byte| *byte == 0)? + 1;
     let question = query.get(12..12 + name_len + 4)?;
     let kind = u16::from_be_bytes([question[name_len], question[name_len + 1]]);

@@ -75,6 +75,11 @@ struct Retransmits {
 impl Cell {
     /// Makes the namespaces, starts servers on the host's loopback and the stack, and waits until the guest reaches them.
     pub(crate) fn new(stack: Stack, mtu: u32, congestion_control: &str) -> Result<Self> {
+        Self::with(stack, &[], mtu, congestion_control)
+    }
+
+    /// The same with more options for the stack.
+    pub(crate) fn with(stack: Stack, more: &[String], mtu: u32, congestion_control: &str) -> Result<Self> {
         let host = Namespace::new("h", congestion_control)?;
         let guest = Namespace::new("g", congestion_control)?;
         host.give_a_default_route()?;
@@ -84,7 +89,7 @@ impl Cell {
         for (server, port) in servers.iter().zip([IPERF_PORT, LOAD_PORT]) {
             server.wait_until("listens", || server.listens_on(port))?;
         }
-        let stack = host.spawn(stack.name(), stack.attach(&guest.path(), mtu))?;
+        let stack = host.spawn(stack.name(), stack.attach(&guest.path(), mtu, more))?;
         let cell = Self { stack, servers, guest, host };
         cell.stack.wait_until("has configured the interface", || {
             let shown = cell.guest.command(["ip", "-4", "-br", "addr", "show", INTERFACE]).output();

@@ -57,8 +57,8 @@ const INSIDE: &str = "XTASK_BENCH_INSIDE";
 
 /// Measures, prints a table and writes the figures.
 pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
-    if std::env::var_os(INSIDE).is_none() {
-        return outside();
+    if !is_inside() {
+        return start_inside("netns");
     }
     if options.quick {
         (options.secs, options.reps) = (1, 1);
@@ -84,11 +84,16 @@ pub(crate) fn run(mut options: Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether nothing that happens here outlasts the measurement.
+pub(super) fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 /// Builds what is to be measured, and starts ourselves again inside.
-fn outside() -> Result<ExitCode> {
+pub(super) fn start_inside(bench: &str) -> Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),
-        "only root may make the namespaces that stand for host and guest: run `sudo -E cargo xtask bench netns`"
+        "only root may make the namespaces that stand for host and guest: run `sudo -E cargo xtask bench {bench}`"
     );
     for program in ["iperf3", "ip", "unshare", "setpriv"] {
         ensure!(on_path(program), "{program} is not there: install it by `apt-get install iperf3 iproute2 util-linux`");
@@ -191,7 +196,7 @@ fn cpu_while_idle(cell: &Cell) -> Result<Duration> {
 }
 
 /// Says what was measured, or why it was not.
-fn tell<T>(what: &str, measured: Result<T>, show: impl FnOnce(&T) -> String) -> Option<T> {
+pub(super) fn tell<T>(what: &str, measured: Result<T>, show: impl FnOnce(&T) -> String) -> Option<T> {
     match measured {
         Ok(measured) => {
             println!("  {what}: {}", show(&measured));

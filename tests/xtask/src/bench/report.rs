@@ -24,8 +24,9 @@ pub(crate) struct Report {
     pub(crate) idle: BTreeMap<Stack, Idle>,
 }
 
+/// What everything was measured on, and how.
 #[derive(Debug, Serialize)]
-struct Machine {
+pub(super) struct Machine {
     processor: String,
     processors: usize,
     kernel: String,
@@ -119,15 +120,15 @@ pub(crate) struct Idle {
 
 /// Repeats of one figure.
 #[derive(Debug, Default)]
-struct Samples(Vec<f64>);
+pub(super) struct Samples(Vec<f64>);
 
 impl Samples {
-    fn add(&mut self, sample: f64) {
+    pub(super) fn add(&mut self, sample: f64) {
         self.0.push(sample);
         self.0.sort_by(f64::total_cmp);
     }
 
-    fn median(&self) -> f64 {
+    pub(super) fn median(&self) -> f64 {
         let n = self.0.len();
         let at = |index: usize| self.0.get(index).copied().unwrap_or(f64::NAN);
         if n % 2 == 1 { at(n / 2) } else { f64::midpoint(at((n / 2).wrapping_sub(1)), at(n / 2)) }
@@ -145,12 +146,12 @@ impl Serialize for Samples {
     }
 }
 
-impl Report {
-    /// Looks at the machine and the programs; nothing is measured yet.
-    pub(crate) fn new(stacks: &[Stack], congestion_control: &str, seconds: u32, repeats: u32) -> Self {
+impl Machine {
+    /// Looks at the machine and the programs.
+    pub(super) fn new(stacks: &[Stack], congestion_control: &str, seconds: u32, repeats: u32) -> Self {
         let information = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let machine = Machine {
+        Self {
             processor: model.map_or("unknown", |(_, model)| model).to_owned(),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
             kernel: first_line_of(Command::new("uname").arg("-sr")),
@@ -159,19 +160,31 @@ impl Report {
             congestion_control: congestion_control.to_owned(),
             seconds,
             repeats,
-        };
-        Self { machine, throughput: BTreeMap::new(), latency: BTreeMap::new(), idle: BTreeMap::new() }
+        }
     }
 
-    /// What the figures are of.
-    pub(crate) fn heading(&self) -> String {
-        let Machine { processor, processors, kernel, iperf3, versions, congestion_control, seconds, repeats } = &self.machine;
+    /// In words.
+    pub(super) fn heading(&self) -> String {
+        let Self { processor, processors, kernel, iperf3, versions, congestion_control, seconds, repeats } = self;
         let versions: Vec<_> = versions.values().map(String::as_str).collect();
         format!(
             "{processor}, {processors} processors, {kernel}; {}; {iperf3}.\nMedian of {repeats}, {seconds} s each, congestion control \
              {congestion_control}, fresh namespaces for every figure.",
             versions.join("; ")
         )
+    }
+}
+
+impl Report {
+    /// Looks at the machine and the programs; nothing is measured yet.
+    pub(crate) fn new(stacks: &[Stack], congestion_control: &str, seconds: u32, repeats: u32) -> Self {
+        let machine = Machine::new(stacks, congestion_control, seconds, repeats);
+        Self { machine, throughput: BTreeMap::new(), latency: BTreeMap::new(), idle: BTreeMap::new() }
+    }
+
+    /// What the figures are of.
+    pub(crate) fn heading(&self) -> String {
+        self.machine.heading()
     }
 
     /// The tables, in Markdown.
@@ -276,21 +289,23 @@ impl Report {
     }
 }
 
-fn table(header: Vec<String>) -> Table {
+/// A table in Markdown.
+pub(super) fn table(header: Vec<String>) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(header);
     table
 }
 
 /// Numbers stand right; the first columns are names.
-fn align(mut table: Table, names: usize) -> Table {
+pub(super) fn align(mut table: Table, names: usize) -> Table {
     for column in table.column_iter_mut().skip(names) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
-fn number(figure: Option<f64>, digits: usize) -> String {
+/// A figure, if there is one.
+pub(super) fn number(figure: Option<f64>, digits: usize) -> String {
     figure.map_or_else(|| "–".to_owned(), |figure| format!("{figure:.digits$}"))
 }
 

@@ -55,8 +55,8 @@ impl Stack {
     }
 
     /// The command that attaches it to the namespace at `guest`, in the foreground, so that the guest is 10.0.2.x and reaches the
-    /// loopback of the host at 10.0.2.2.
-    pub(crate) fn attach(self, guest: &Path, mtu: u32) -> Vec<String> {
+    /// loopback of the host at 10.0.2.2. `more` are further options.
+    pub(crate) fn attach(self, guest: &Path, mtu: u32, more: &[String]) -> Vec<String> {
         let guest = guest.display().to_string();
         let mtu = mtu.to_string();
         let program = self.program().display().to_string();
@@ -69,7 +69,12 @@ impl Stack {
                  --netmask 255.255.255.0 --gateway 10.0.2.2 --ipv4-only -t none -u none -T none -U none --netns {guest}"
             ),
         };
-        words.split_whitespace().map(str::to_owned).collect()
+        let mut words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
+        // All end with the namespace; ours and slirp4netns with the interface too.
+        let end = words.iter().position(|word| *word == guest).unwrap_or(words.len());
+        let before = if self == Self::Pasta { end - 1 } else { end };
+        words.splice(before..before, more.iter().cloned());
+        words
     }
 }
 

@@ -1,0 +1,33 @@
+//! The stories, a file for each subject.
+
+mod arp;
+mod dhcp;
+mod dns;
+mod icmp;
+mod inbound;
+mod loss;
+mod malformed;
+mod ndp;
+mod offload;
+mod tcp;
+mod udp;
+
+use super::Story;
+
+/// All stories.
+pub fn all() -> Vec<Story> {
+    [
+        arp::STORIES,
+        ndp::STORIES,
+        dhcp::STORIES,
+        icmp::STORIES,
+        udp::STORIES,
+        dns::STORIES,
+        tcp::STORIES,
+        loss::STORIES,
+        offload::STORIES,
+        inbound::STORIES,
+        malformed::STORIES,
+    ]
+    .concat()
+}
