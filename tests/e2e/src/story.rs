@@ -9,9 +9,11 @@
 //! | [`frame`] | frames, made and read without the code under test |
 //! | [`link`] | what they play against |
 //! | [`transcript`] | what a guest was told, and how two accounts of it differ |
+//! | [`differences`] | where libslirp and slipway do, and why |
 //! | `told` | the stories themselves, a file for each subject |
 
 pub mod dhcp;
+pub mod differences;
 pub mod frame;
 pub mod guest;
 pub mod link;
@@ -36,6 +38,16 @@ pub enum Oracle {
     Compared,
     /// It is not, and this is why.
     Spared(&'static str),
+}
+
+impl Oracle {
+    /// Why it is not.
+    pub const fn why_spared(self) -> Option<&'static str> {
+        match self {
+            Self::Compared => None,
+            Self::Spared(why) => Some(why),
+        }
+    }
 }
 
 /// A conversation.
