@@ -402,7 +402,7 @@ fn peer(scene: &mut Scene, script: &mut Script<'_>) {
     let mine = scene.hands.iter().position(|hand| hand.connection == Some(id));
     let connection = scene.host.connection_mut(id);
     match act % 12 {
-        0 => {
+        0 if !connection.has_finished() => {
             // It says something that it has not been asked.
             connection.push(&vec![act; len]);
             if let Some(at) = mine {
