@@ -470,7 +470,7 @@ fn inject(scene: &mut Scene, script: &mut Script<'_>) {
         }
     };
     let data = vec![flags; len];
-    if flags & 8 != 0 && size > 0 && len > 0 {
+    if flags & 8 != 0 && size > 0 && usize::from(size) < len {
         scene.host.inject_udp_segments(to, from, &data, size);
     } else {
         scene.host.inject_udp(to, from, &data);
