@@ -81,7 +81,7 @@ const TIMES: [Duration; 8] = [
     Duration::from_secs(2),
     Duration::from_secs(20),
     Duration::from_secs(80),
-    Duration::from_secs(8000),
+    Duration::from_secs(700),
 ];
 
 const LENGTHS: [usize; 8] = [0, 1, 100, 536, 1400, 1460, 8960, 20_000];
