@@ -49,7 +49,7 @@ pub struct CaptureConfig {
     pub rotation: Option<Rotation>,
     /// Records super-frames as the frames for which they stand, rather than as they are.
     pub segment: bool,
-    /// Bytes that may wait to be written, about: at least 4 MiB.
+    /// Bytes that may wait to be written, about: at least 4 MiB. Beside them, the flows that are remembered take 15 MiB at most.
     pub memory: usize,
     /// The options with which the network was made, in QEMU's syntax, to be told in the file.
     pub user: Option<String>,

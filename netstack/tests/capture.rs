@@ -30,7 +30,11 @@ async fn ask(guest: &GuestEnd) {
 }
 
 async fn attach(handle: &Handle, name: &str) -> GuestEnd {
-    let (port, guest) = MemoryPort::pair(MemoryConfig { name: name.to_owned(), ..MemoryConfig::default() });
+    attach_with(handle, name, 1500).await
+}
+
+async fn attach_with(handle: &Handle, name: &str, mtu: u16) -> GuestEnd {
+    let (port, guest) = MemoryPort::pair(MemoryConfig { name: name.to_owned(), mtu, ..MemoryConfig::default() });
     handle.attach(Box::new(port)).await.unwrap();
     guest
 }
@@ -100,6 +104,29 @@ async fn an_engine_records_what_it_is_told_to_from_when_to_when() {
     let frames = read(&second);
     assert!(frames.iter().any(|(port, from_guest, ..)| port == "bob" && !from_guest));
     assert!(frames.iter().all(|(.., kind, _)| *kind == 0x86dd));
+}
+
+#[tokio::test]
+async fn a_frame_that_another_guest_does_not_take_is_recorded_as_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("net.pcapng");
+    let engine = Engine::new(&Config::default()).unwrap();
+    let handle = engine.handle();
+    let running = tokio::spawn(engine.run());
+    let (alice, _bob) = (attach(&handle, "alice").await, attach_with(&handle, "bob", 1280).await);
+    let mut config = CaptureConfig::to_file(&file);
+    config.filter = Some("drops".parse().unwrap());
+    handle.start_capture(config).await.unwrap();
+    // To a station that may be behind any other port, and is longer than that one takes.
+    let mut long = [[2, 0, 0, 0, 0, 9], GUEST].concat();
+    long.resize(1500, 0);
+    alice.send(long, FrameMeta::default()).unwrap();
+    ask(&alice).await;
+    handle.shutdown();
+    running.await.unwrap();
+    let frames = read(&file);
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0].4.drop.as_deref(), Some("switch_dropped"));
 }
 
 #[tokio::test]

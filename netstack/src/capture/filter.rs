@@ -32,6 +32,17 @@ use ipnet::IpNet;
 pub use self::parse::FilterError;
 use super::summary::{Network, Summary};
 
+/// The language, told to users.
+pub const HELP: &str = "\
+host A                 frames from or to this address; `host` may be left out
+net A/LEN              frames from or to this network
+port N, portrange N-M  TCP and UDP from or to this port, or one of these
+ip, ip6, arp, tcp, udp, icmp, icmp6
+                       frames of this protocol
+drops                  frames of guests that were dropped or refused
+`src` or `dst` before the first three chooses one direction. `not` (or `!`) binds closest, then `and` (`&&`), then `or` (`||`);
+parentheses group. Example: tcp port 80 or drops and not src net 10.0.2.0/24";
+
 /// An expression that chooses frames. Made by [`str::parse`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {

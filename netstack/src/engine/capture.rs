@@ -1,14 +1,14 @@
 //! Captures of an engine that runs.
 
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::handle::Handle;
-use super::{Engine, handle::Command};
+use super::Engine;
+use super::handle::{Command, EngineGone, Handle};
 use crate::capture::{CaptureConfig, CaptureError, CaptureId, CaptureInfo, Opened};
-use crate::engine::EngineGone;
 
 /// How long the engine waits at its end for a capture whose reader takes nothing.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -20,9 +20,12 @@ impl Handle {
     ///
     /// See [`CaptureError`].
     pub async fn start_capture(&self, config: CaptureConfig) -> Result<CaptureId, CaptureError> {
-        // A named pipe opens when somebody reads it.
-        let opened = tokio::task::spawn_blocking(move || config.open()).await;
-        self.begin_capture(opened.map_err(|error| CaptureError::Thread(io::Error::other(error)))??).await
+        // A named pipe opens when somebody reads it, so this thread may wait for ever. The runtime would wait for one of its own.
+        let (reply, opened) = oneshot::channel();
+        let open = move || drop(reply.send(config.open()));
+        thread::Builder::new().name("capture".to_owned()).spawn(open).map_err(CaptureError::Thread)?;
+        let opened = opened.await.map_err(|_| CaptureError::Thread(io::Error::other("it has panicked")))?;
+        self.begin_capture(opened?).await
     }
 
     /// Begins to record into what was opened before.

@@ -17,24 +17,26 @@ const FILES: u32 = 10;
 /// The smallest file that a rotation may ask for, in bytes: the descriptions at its beginning and a frame or two fit.
 const SIZE_MIN: u64 = 4096;
 
+/// Under which heading `--help` has the options.
+const HEADING: &str = "Recording";
+
 /// What is recorded, and where to.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Recording")]
 pub(crate) struct CaptureArgs {
     /// Record all frames into this pcapng file, which only you may read; `-` is standard output, for a pipe
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     pcap: Option<PathBuf>,
     /// Record only what this chooses, such as `host 10.0.2.15 and not port 22`, `tcp portrange 80-90` or `drops`
-    #[arg(long, value_name = "EXPR", requires = "pcap")]
+    #[arg(long, help_heading = HEADING, value_name = "EXPR", requires = "pcap")]
     pcap_filter: Option<Filter>,
     /// Record at most so many bytes of each frame [default: all]
-    #[arg(long, value_name = "N", requires = "pcap", value_parser = clap::value_parser!(u32).range(64..=262_144))]
+    #[arg(long, help_heading = HEADING, value_name = "N", requires = "pcap", value_parser = clap::value_parser!(u32).range(64..=262_144))]
     pcap_snaplen: Option<u32>,
     /// Begin a new file at this size (K, M, G), and keep so many [default: 10]: FILE is the newest, FILE.1 the one before
-    #[arg(long, value_name = "SIZE[,FILES]", requires = "pcap")]
+    #[arg(long, help_heading = HEADING, value_name = "SIZE[,FILES]", requires = "pcap")]
     pcap_rotate: Option<Rotate>,
     /// Record the frames of at most the MTU for which a large frame stands, rather than the large frame
-    #[arg(long, requires = "pcap")]
+    #[arg(long, help_heading = HEADING, requires = "pcap")]
     pcap_segment: bool,
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use netstack::capture::Opened;
+use netstack::capture::{Opened, filter};
 use netstack::config::{Config, qemu};
 use netstack::port::stream::StreamAddress;
 
@@ -143,9 +143,9 @@ Examples:
   slipway man | man -l -
   slipway man --dir ~/.local/share/man/man1";
 
-/// Adds the syntax of `--user` to a help text.
+/// Adds the syntax of `--pcap-filter` and `--user` to a help text.
 fn with_options(help: &str) -> String {
-    format!("{help}\n\nOPTS of --user:\n{}", qemu::HELP)
+    format!("{help}\n\nEXPR of --pcap-filter:\n{}\n\nOPTS of --user:\n{}", filter::HELP, qemu::HELP)
 }
 
 /// What every subcommand with an engine takes.

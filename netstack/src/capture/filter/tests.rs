@@ -59,6 +59,12 @@ fn words_join_as_in_tcpdump() {
 }
 
 #[test]
+fn the_example_of_the_help_is_an_expression() {
+    let (_, example) = HELP.split_once("Example: ").unwrap();
+    assert_eq!(chosen(example), [true, false, false, false]);
+}
+
+#[test]
 fn what_was_dropped_is_perhaps_chosen_until_it_is_known() {
     let summary = Summary::of(&tcp(None, b""));
     for (text, before, dropped, passed) in [
