@@ -304,7 +304,8 @@ impl Stack {
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
-                Owner::TcpFlow { .. } | Owner::UdpForward { .. } => {}
+                Owner::UdpForward { id } => self.udp.seek_again(id),
+                Owner::TcpFlow { .. } => {}
             }
         }
         self.due = due;
@@ -390,6 +391,11 @@ impl Stack {
             udp_mappings: self.udp.len(),
             neighbours: self.shared.neighbours.len(),
         }
+    }
+
+    /// Entries on the lists of those that have something to do, or wait for a full port.
+    pub fn waiting(&self) -> usize {
+        self.tcp.waiting() + self.udp.waiting()
     }
 
     /// How many TCP connections there are.

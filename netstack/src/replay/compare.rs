@@ -76,7 +76,7 @@ pub(super) fn compare(scene: &Scene, script: &Script, run: &Run) -> Comparison {
 /// Segments that say nothing but that the window is larger. Where windows are not compared, neither is whether they are told.
 fn without_window_updates<T: Copy>(packets: Vec<T>, bytes: impl Fn(&T) -> &Vec<u8>) -> Vec<T> {
     let mut before: Option<Tcp> = None;
-    let is_update = |packet: &T| {
+    let mut is_update = |packet: &T| {
         let Some(tcp) = Tcp::of(bytes(packet)) else { return false };
         let update = tcp.flags == ACK
             && tcp.payload.is_empty()
@@ -86,17 +86,14 @@ fn without_window_updates<T: Copy>(packets: Vec<T>, bytes: impl Fn(&T) -> &Vec<u
         before = Some(Tcp { seq: end, ..tcp });
         update
     };
-    let mut is_update = is_update;
     packets.into_iter().filter(|packet| !is_update(packet)).collect()
 }
 
 impl Judge<'_> {
     fn varies(&self, field: &str) -> bool {
-        self.scene
-            .sidecar
-            .varies
-            .iter()
-            .any(|name| field.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+        let named = |name: &str| field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        // Where a kernel was behind the engine, the window was the room in its socket.
+        self.scene.clock == Clock::Real && named("tcp.window") || self.scene.sidecar.varies.iter().any(|name| named(name))
     }
 
     /// When a router makes itself known unasked cannot be told from a recording that does not say when the engine began.

@@ -75,7 +75,9 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
     scene.take(&recording);
     // Where guests take super-frames and there are none at all, they were cut on their way into the file.
     let takes = |(_, note): &(String, PortNote)| note.offloads.tso4 || note.offloads.tso6 || note.offloads.uso;
-    scene.segmented = scene.interfaces.iter().any(takes) && scene.packets.iter().all(|packet| packet.note.gso.is_none());
+    // Only what was not whole was left as it was.
+    let is_super_frame = |packet: &Logged| packet.note.gso.is_some() && packet.bytes.len() == packet.original_len;
+    scene.segmented = scene.interfaces.iter().any(takes) && !scene.packets.iter().any(is_super_frame);
     scene.keys = conversation::assign(&scene.packets);
     Ok(scene)
 }
@@ -91,7 +93,7 @@ fn port(number: usize, interface: &Interface, mtu: u16) -> (String, PortNote) {
 impl Scene {
     fn take(&mut self, recording: &Recording<'_>) {
         let mut now = Instant::ZERO;
-        let mut early = 0;
+        let (mut early, mut cut) = (0, None);
         for packet in &recording.packets {
             let since = packet.stamp.checked_sub(self.section.epoch);
             early += usize::from(since.is_none());
@@ -109,14 +111,14 @@ impl Scene {
             now = at;
             let logged = self.logged(packet, at);
             if logged.bytes.len() < logged.original_len && logged.direction == Direction::FromGuest {
-                self.remarks.push(format!(
-                    "of packet {}, only {} of {} bytes were recorded: the others are played as zeros",
-                    packet.number,
-                    logged.bytes.len(),
-                    logged.original_len
-                ));
+                cut.get_or_insert((logged.number, 0)).1 += 1;
             }
             self.packets.push(logged);
+        }
+        if let Some((first, count)) = cut {
+            self.remarks.push(format!(
+                "of {count} packets of guests, only the beginning was recorded: from packet {first} on, what is missing is played as zeros"
+            ));
         }
         if early > 0 {
             self.remarks.push(format!("{early} packets are older than the engine: they are played at its beginning"));

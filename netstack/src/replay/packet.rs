@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use etherparse::{IpNumber, TcpHeaderSlice};
+use etherparse::{IpNumber, TcpHeaderSlice, TcpOptionElement};
 
 use super::form::Place;
 use crate::addr::MacAddr;
@@ -55,6 +55,15 @@ impl Tcp {
             window: header.window_size(),
             header: place.start..payload,
             payload: payload..end,
+        })
+    }
+
+    /// The largest segment that the sender takes, if it says.
+    pub(super) fn mss(&self, frame: &[u8]) -> Option<u16> {
+        let header = TcpHeaderSlice::from_slice(frame.get(self.header.clone())?).ok()?;
+        header.options_iterator().flatten().find_map(|option| match option {
+            TcpOptionElement::MaximumSegmentSize(size) => Some(size),
+            _ => None,
         })
     }
 

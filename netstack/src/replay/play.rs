@@ -31,6 +31,10 @@ const TICK: Duration = Duration::from_micros(1);
 /// Turns without anything from the recording, after which an engine is said to be busy without end.
 const MAX_TURNS: usize = 1_000_000;
 
+/// Packets of the engine for each of the recording, and some more, after which it is said to send without end.
+const MOST_SENT: usize = 8;
+const MORE_SENT: usize = 100_000;
+
 /// A packet that the engine has sent.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
@@ -119,12 +123,22 @@ impl Player<'_> {
                     self.stage.next_deadline().filter(|due| *due + lateness < time).map(|due| due.max(self.stage.now() + TICK));
                 let Some(at) = at_once.into_iter().chain(due).min().filter(|at| *at < time) else { break };
                 busy = self.turn(at, 0..0)?;
+                if self.run.sent.len() > scene.packets.len() * MOST_SENT + MORE_SENT {
+                    break;
+                }
             }
             let first = next;
             while scene.packets.get(next).is_some_and(|packet| packet.at <= time) {
                 next += 1;
             }
             busy = self.turn(time, first..next)?;
+            if self.run.sent.len() > scene.packets.len() * MOST_SENT + MORE_SENT {
+                let number = scene.packets.get(next).map_or(0, |packet| packet.number);
+                self.run
+                    .remarks
+                    .push(format!("the engine sends far more than the recording has: it was stopped before packet {number}"));
+                return Ok(());
+            }
         }
         for _ in 0..MAX_TURNS {
             if !busy {
@@ -228,16 +242,23 @@ impl Player<'_> {
             Op::Dial(key) => self.dial(*key),
             Op::Datagram(index) => self.datagram(*index),
             Op::Answer(index) => self.answer(*index),
-            Op::Accept(key) | Op::Fail(key, _) | Op::Write(key, _) | Op::Finish(key) | Op::Reset(key) | Op::Read(key, _) => {
+            Op::Accept(key)
+            | Op::Fail(key, _)
+            | Op::Write(key, _)
+            | Op::Arrive(key, _)
+            | Op::Finish(key)
+            | Op::Reset(key)
+            | Op::Read(key, _) => {
                 let Some(id) = self.connections.get(key).copied() else { return };
                 let now = self.stage.now();
                 let connection = self.stage.host.connection_mut(id);
                 match op {
                     Op::Accept(_) => connection.accept(),
                     Op::Fail(_, errno) => connection.fail(*errno),
-                    Op::Write(_, range) if !connection.has_finished() => {
+                    Op::Write(_, range) | Op::Arrive(_, range) if !connection.has_finished() => {
                         let stream = self.script.plans.get(key).map(|plan| &plan.stream[..]);
-                        connection.push(stream.and_then(|stream| stream.get(range.clone())).unwrap_or_default());
+                        let data = stream.and_then(|stream| stream.get(range.clone())).unwrap_or_default();
+                        if matches!(op, Op::Write(..)) { connection.push(data) } else { connection.push_when_seen(data) }
                     }
                     Op::Finish(_) => connection.finish(),
                     Op::Read(_, total) => {

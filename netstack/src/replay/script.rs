@@ -20,6 +20,12 @@ use crate::host::sim::{Program, Server};
 use crate::pcap::write::Direction;
 use crate::time::{Duration, Instant};
 
+/// What a guest takes that does not say (RFC 9293 section 3.7.1).
+const DEFAULT_MSS: u16 = 536;
+
+/// What a queue holds of which nothing is known: what was sent was there, and what was acknowledged was taken.
+const ENOUGH: usize = 1 << 30;
+
 /// The most bytes that are made up where the recording lost some.
 const LARGEST_GAP: u64 = 1 << 20;
 
@@ -34,6 +40,8 @@ pub(super) enum Op {
     Dial(Key),
     /// A peer writes these bytes of its [`Plan::stream`].
     Write(Key, Range<usize>),
+    /// These bytes come while the engine looks at those that it had at the beginning of the turn.
+    Arrive(Key, Range<usize>),
     /// A peer closes its half.
     Finish(Key),
     /// A peer resets.
@@ -65,6 +73,10 @@ pub(super) struct Plan {
     /// What the peer has written.
     pub(super) stream: Vec<u8>,
     written: usize,
+    /// The largest payload that the guest takes in a segment.
+    mss: usize,
+    /// When the engine last sent something that was new, and whether it would have sent more if there had been more.
+    hungry: Option<Instant>,
     /// Bytes that its socket holds: to the peer, from it.
     pub(super) queues: Option<(usize, usize)>,
     /// Whether it reads by [`Op::Read`] only.
@@ -77,7 +89,7 @@ impl Plan {
         if let Some(errno) = self.fails_at_once {
             return Server::failing_at_once(errno);
         }
-        let (send_queue, receive_queue) = self.queues.unwrap_or((QUEUE, QUEUE));
+        let (send_queue, receive_queue) = self.queues.unwrap_or((QUEUE, ENOUGH));
         let program = if self.reads_by_script { Program::Idle } else { Program::Sink };
         Server::new(program).unanswered().staying_half_open().forgetting().send_queue(send_queue).receive_queue(receive_queue)
     }
@@ -92,12 +104,14 @@ pub(super) struct Script {
     pub(super) send_faults: HashMap<usize, i32>,
     /// Conversations that began before the recording did.
     pub(super) skipped: HashSet<Key>,
+    /// Whether the engine had a real clock and real sockets.
+    real: bool,
     pub(super) remarks: Vec<String>,
 }
 
 /// Derives the script of a recording.
 pub(super) fn derive(scene: &Scene) -> Script {
-    let mut script = Script { skipped: headless(scene), ..Script::default() };
+    let mut script = Script { skipped: headless(scene), real: scene.clock == Clock::Real, ..Script::default() };
     for key in &script.skipped {
         script.remarks.push(format!("{key} began before the recording: it is not played"));
     }
@@ -121,6 +135,10 @@ pub(super) fn derive(scene: &Scene) -> Script {
             }
             _ => {}
         }
+    }
+    if scene.clock == Clock::Real {
+        // A kernel's sockets hold more or less, as it likes.
+        script.plans.values_mut().for_each(|plan| plan.queues = Some((ENOUGH, ENOUGH)));
     }
     script.apply_sidecar(scene);
     script
@@ -175,6 +193,7 @@ impl Script {
         if packet.direction == Direction::FromGuest {
             if tcp.has(SYN) && !plan.answered {
                 plan.guest_isn = Some(tcp.seq);
+                plan.mss = tcp.mss(&packet.bytes).unwrap_or(DEFAULT_MSS).into();
             }
             if tcp.opens() {
                 plan.asked.get_or_insert(now);
@@ -238,7 +257,11 @@ impl Script {
         let new = plan.written..plan.stream.len();
         if !new.is_empty() {
             plan.written = new.end;
-            self.at(packet.at, Op::Write(key, new));
+            // A segment that is not full was all that there was, also if another follows in the same turn of an engine in the real world.
+            let arrived_meanwhile = plan.hungry == Some(packet.at);
+            let full = plan.mss > 0 && new.len().is_multiple_of(plan.mss);
+            plan.hungry = (!full && self.real).then_some(packet.at);
+            self.at(packet.at, if arrived_meanwhile { Op::Arrive(key, new) } else { Op::Write(key, new) });
         }
     }
 
@@ -309,14 +332,15 @@ impl Script {
             let Key::Tcp { guest, remote, number, .. } = key else { continue };
             let Some(peer) = scene.sidecar.peer(guest, remote, number) else { continue };
             let Some(plan) = self.plans.get_mut(&key) else { continue };
-            plan.queues = Some((peer.send_queue.unwrap_or(QUEUE), peer.receive_queue.unwrap_or(QUEUE)));
+            let room = if peer.writes.is_empty() { ENOUGH } else { QUEUE };
+            plan.queues = Some((peer.send_queue.unwrap_or(QUEUE), peer.receive_queue.unwrap_or(room)));
             plan.reads_by_script = !peer.reads.is_empty();
             let len = plan.stream.len();
             for (time, total) in &peer.reads {
                 self.at(Instant::from_micros(*time), Op::Read(key, *total));
             }
             let of_this = |op: &Op| {
-                matches!(op, Op::Write(k, _) if *k == key && !peer.writes.is_empty())
+                matches!(op, Op::Write(k, _) | Op::Arrive(k, _) if *k == key && !peer.writes.is_empty())
                     || matches!(op, Op::Finish(k) if *k == key && peer.finishes.is_some())
             };
             self.ops.values_mut().for_each(|ops| ops.retain(|op| !of_this(op)));

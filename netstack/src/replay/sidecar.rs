@@ -5,11 +5,12 @@
 //! user = "restrict=on"            # the options of the network, if the recording does not have them or others are wanted
 //! mtu = 1500
 //! seed = 1                        # what the engine's random numbers begin with
-//! clock = "virtual"               # the recording was made in virtual time: timers ended when they were due
-//! varies = ["tcp.window"]         # fields that are not compared ...
+//! clock = "virtual"               # by a script in virtual time: timers ended when they were due, and windows say what peers read.
+//!                                 # Otherwise neither times nor `tcp.window`, the room in a kernel's socket, are compared
+//! varies = ["icmp.payload"]       # other fields that are not compared ...
 //!
 //! [reasons]                       # ... and why; each needs one
-//! "tcp.window" = "it is the room in a kernel's socket"
+//! "icmp.payload" = "it is the time of day"
 //!
 //! [limits]                        # of the network, where they are not as usual
 //! tcp_flows = 2
@@ -98,10 +99,10 @@ pub struct Peer {
     /// Which of the connections between the two, counted from 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub number: usize,
-    /// Bytes that the engine's socket takes while the peer reads nothing. [131072]
+    /// Bytes that the engine's socket takes while the peer reads nothing, if that is not 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_queue: Option<usize>,
-    /// Bytes that the peer can have sent and the engine has not taken out of its socket. [131072]
+    /// Bytes that the peer can have sent and the engine has not taken out of its socket, if that is not 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receive_queue: Option<usize>,
     /// From when on, in microseconds, it has read how many bytes in all. Without it, it reads at once.

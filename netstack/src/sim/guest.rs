@@ -8,11 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::addr::MacAddr;
 use crate::host::sim::Talk;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
+
+use super::wire::{self, Arp, Icmp};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
 
 /// The addresses of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +73,7 @@ pub struct UdpId(usize);
 
 /// A guest.
 pub struct Guest {
+    addresses: Addresses,
     interface: Interface,
     device: Card,
     sockets: SocketSet<'static>,
@@ -76,6 +82,10 @@ pub struct Guest {
     next_port: u16,
     /// Whether it sends super-frames.
     pub segments: bool,
+    /// Whether it is reminded of its gateway's card before it forgets it. smoltcp forgets about a segment that it is about to send again
+    /// when it has to look for its neighbour first.
+    pub knows_gateway: bool,
+    reminded: Option<Instant>,
     /// The size of the buffers of connections made from now on, each way.
     pub buffer: usize,
 }
@@ -92,16 +102,19 @@ impl Guest {
             list.push(IpCidr::new(IpAddress::Ipv4(addresses.v4), 24)).unwrap();
             list.push(IpCidr::new(IpAddress::Ipv6(addresses.v6), 64)).unwrap();
         });
-        interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 2, 2)).unwrap();
-        interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2)).unwrap();
+        interface.routes_mut().add_default_ipv4_route(GATEWAY_V4).unwrap();
+        interface.routes_mut().add_default_ipv6_route(GATEWAY_V6).unwrap();
         let sockets = SocketSet::new(Vec::new());
         Self {
+            addresses,
             interface,
             device,
             sockets,
             flows: Vec::new(),
             udp: Vec::new(),
             next_port: 49_152,
+            knows_gateway: false,
+            reminded: None,
             segments: false,
             buffer: 256 << 10,
         }
@@ -200,6 +213,11 @@ impl Guest {
         self.flows[flow.0].outgoing.len() + self.socket(flow).send_queue()
     }
 
+    /// Bytes that have arrived and were not read.
+    pub fn unread(&self, flow: FlowId) -> usize {
+        self.socket(flow).recv_queue()
+    }
+
     /// Whether the other side has closed its sending side, and all of it was read.
     pub fn saw_end(&self, flow: FlowId) -> bool {
         self.flows[flow.0].saw_end
@@ -264,6 +282,11 @@ impl Guest {
 
     /// Lets the guest work on what has arrived and what is due; returns what it sends.
     pub fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        if self.knows_gateway && self.reminded.is_none_or(|at| now.since(at) > REMINDER) {
+            self.reminded = Some(now);
+            self.device.arrived.push_back(reminder_v4(self.addresses));
+            self.device.arrived.push_back(reminder_v6(self.addresses));
+        }
         let now = smoltcp_time(now);
         loop {
             let mut changed =
@@ -320,6 +343,24 @@ impl Guest {
         }
         changed
     }
+}
+
+/// How long a guest is left alone with what it knows of its gateway: half of what smoltcp keeps it for.
+const REMINDER: Duration = Duration::from_secs(30);
+
+fn reminder_v4(me: Addresses) -> Vec<u8> {
+    let gateway = MacAddr::of_virtual_host(GATEWAY_V4.into());
+    let reply = Arp { operation: 2, sender_mac: gateway, sender: GATEWAY_V4, target_mac: me.mac, target: me.v4 };
+    wire::ethernet(gateway, me.mac, wire::ETHERTYPE_ARP, &reply.bytes())
+}
+
+fn reminder_v6(me: Addresses) -> Vec<u8> {
+    let gateway = MacAddr::of_virtual_host(GATEWAY_V6.into());
+    let payload = [&GATEWAY_V6.octets()[..], &[2, 1], &gateway.0].concat();
+    // RFC 4861 section 4.4: of a router, solicited, and to be believed.
+    let rest = [0xe0, 0, 0, 0];
+    let advertisement = Icmp { source: GATEWAY_V6.into(), destination: me.v6.into(), kind: 136, code: 0, rest, payload };
+    wire::ip_frame(gateway, me.mac, &advertisement.packet())
 }
 
 impl Flow {

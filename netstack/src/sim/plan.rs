@@ -137,7 +137,7 @@ pub enum When {
     PeerClosed,
 }
 
-/// A UDP conversation: the guest sends, and is answered with the same or not at all.
+/// A UDP conversation: one side sends, and is answered with the same or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UdpPlan {
@@ -155,6 +155,8 @@ pub struct UdpPlan {
     pub every: u64,
     /// Whether they are answered.
     pub echo: bool,
+    /// Whether a client of a forward sends them, rather than the guest.
+    pub inbound: bool,
 }
 
 /// What goes wrong on the links, in thousandths of all frames: [`super::world::Faults`].
@@ -210,6 +212,10 @@ pub enum What {
     Narrow(u8, usize),
     /// A guest and its port go, and come again.
     Unplug(u8),
+    /// A guest is started anew, and nobody is told.
+    Reboot(u8),
+    /// The engine gets no time, while everybody else goes on.
+    Freeze,
     /// So many calls fail with this error number.
     Refuse(Operation, i32, usize),
     /// The socket of a conversation takes at most so many bytes at a time.
@@ -253,7 +259,7 @@ impl Plan {
         }
         if !calm {
             plan.limits = chance.limits(plan.flows.len());
-            for _ in 0..chance.between(0, 6) {
+            for _ in 0..chance.between(0, 8) {
                 let trouble = chance.trouble(&plan);
                 plan.troubles.push(trouble);
             }
@@ -279,8 +285,9 @@ impl Plan {
     /// Whether this conversation has to come to its end, unless the host refuses something or a limit does.
     pub fn must_complete(&self, flow: usize) -> bool {
         let FlowPlan { guest, peer, reset, .. } = &self.flows[flow];
-        let unplugged = self.troubles.iter().any(|trouble| trouble.what == What::Unplug(*guest));
-        peer.answer == Answer::Accepts && peer.leaves == Leave::Never && reset.is_none() && !unplugged
+        let ends = [What::Unplug(*guest), What::Reboot(*guest)];
+        let gone = self.troubles.iter().any(|trouble| ends.contains(&trouble.what));
+        peer.answer == Answer::Accepts && peer.leaves == Leave::Never && reset.is_none() && !gone
     }
 
     /// Whether the clock leaps.
@@ -327,8 +334,9 @@ impl Chance {
     }
 
     fn limits(&mut self, flows: usize) -> LimitsPlan {
+        let held = self.among(&[100, 4000, 60_000]);
         let mut low = |most: u64| self.one_in(8).then(|| self.between(1, most) as usize);
-        LimitsPlan { flows: low(flows as u64 + 1), opening: low(3), held: low(60_000), mappings: low(2), neighbours: low(4) }
+        LimitsPlan { flows: low(flows as u64 + 1), opening: low(3), held: low(held), mappings: low(2), neighbours: low(4) }
     }
 
     /// A guest and whether IPv6 is possible on its link.
@@ -415,17 +423,19 @@ impl Chance {
             size: self.up_to(largest).max(5) as usize,
             every: self.up_to(20_000),
             echo: !self.one_in(4),
+            inbound: self.one_in(4),
         }
     }
 
     fn trouble(&mut self, plan: &Plan) -> Trouble {
         let guest = self.0.below(plan.guests.len() as u64) as u8;
         let flow = self.0.below(plan.flows.len() as u64) as usize;
-        let what = match self.between(0, 19) {
+        let what = match self.between(0, 24) {
             0 => What::Leap,
             1..=3 => What::Stall(guest),
             4 => What::Narrow(guest, self.between(1, 8) as usize),
-            5 => What::Unplug(guest),
+            5 => self.among(&[What::Unplug(guest), What::Reboot(guest)]),
+            20..=24 => What::Freeze,
             6..=8 => self.refusal(),
             9..=11 => What::Take(flow, self.among(&[0, 1, 1, 2, 100])),
             12 => What::Queue(flow, self.among(&[0, 1000, 10_000, 300_000])),

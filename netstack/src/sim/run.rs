@@ -14,7 +14,7 @@ mod flows;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::plan::Plan;
+use super::plan::{Plan, What};
 use super::watch::Watch;
 use super::world::{Faults, GuestCard, Setup, World};
 use crate::config::{Config, Limits};
@@ -72,6 +72,7 @@ pub fn run(plan: &Plan, trace: usize) -> Report {
     run.troubled();
     run.calm_down();
     run.one_more();
+    run.one_more_datagram();
     run.wind_up();
     run.report()
 }
@@ -201,6 +202,9 @@ impl<'a> Run<'a> {
 
     /// Everything that follows without time passing.
     fn settle(&mut self) {
+        for guest in self.world.guests.values_mut() {
+            guest.knows_gateway = true;
+        }
         let mut turns = 0;
         self.world.host.set_spurious_events(self.spurious);
         loop {
@@ -210,12 +214,11 @@ impl<'a> Run<'a> {
             self.check_limits();
             turns += 1;
             assert!(turns < TOO_MANY_TURNS, "{turns} turns without time passing");
-            if !busy && !self.follow_flows() {
+            if !busy && !self.follow_flows() && !self.follow_datagrams() {
                 break;
             }
         }
         self.turns += turns;
-        self.follow_datagrams();
     }
 
     fn check_limits(&self) {
@@ -245,7 +248,8 @@ impl<'a> Run<'a> {
             if self.world.now >= end || !self.advance(end) {
                 let left: Vec<_> = self.world.stack.flows().collect();
                 let (usage, sockets) = (self.world.stack.usage(), self.world.host.open_sockets());
-                panic!("in the end something is left: {usage:?}, {sockets} sockets, {left:?}");
+                let waiting = self.world.stack.waiting();
+                panic!("in the end something is left: {usage:?}, {waiting} waiting, {sockets} sockets, {left:?}");
             }
         }
         self.check_cuts();
@@ -254,6 +258,7 @@ impl<'a> Run<'a> {
     fn nothing_is_left(&self) -> bool {
         let usage = self.world.stack.usage();
         (usage.tcp_flows, usage.tcp_opening, usage.tcp_held_bytes, usage.udp_mappings) == (0, 0, 0, 0)
+            && self.world.stack.waiting() == 0
             && self.world.host.open_sockets() == self.forwards()
     }
 
@@ -276,7 +281,9 @@ impl<'a> Run<'a> {
     /// Refusals that can have ended a conversation each.
     fn refusals(&self) -> u64 {
         let counters = self.world.counters();
-        let slept = if self.plan.leaps() { counters.tcp_expired } else { 0 };
+        // This guest's stack throws away what a program has not read by the time that TIME-WAIT is over.
+        let deaf = self.plan.troubles.iter().filter(|trouble| matches!(trouble.what, What::Deaf(_))).count() as u64;
+        let slept = if self.plan.leaps() { counters.tcp_expired + deaf } else { 0 };
         counters.tcp_limit_flows + counters.tcp_limit_opening + counters.tcp_limit_host + self.world.host.faults_met() + slept
     }
 

@@ -93,7 +93,10 @@ fn nth(plan: &Plan, mut n: usize) -> Option<Plan> {
             0 => guest.offloads = false,
             1 => guest.segments = false,
             2 => guest.capacity = 256,
-            _ => guest.mtu = 1500,
+            _ => {
+                guest.mtu = 1500;
+                smaller.datagrams.iter_mut().for_each(|datagrams| datagrams.size = datagrams.size.min(1400));
+            }
         }
     } else {
         return None;
@@ -157,7 +160,7 @@ fn remove_guest(plan: &mut Plan, gone: usize) {
     }
     plan.datagrams.retain_mut(|datagrams| renumber(&mut datagrams.guest));
     plan.troubles.retain_mut(|trouble| match &mut trouble.what {
-        What::Stall(guest) | What::Narrow(guest, _) | What::Unplug(guest) => renumber(guest),
+        What::Stall(guest) | What::Narrow(guest, _) | What::Unplug(guest) | What::Reboot(guest) => renumber(guest),
         _ => true,
     });
 }

@@ -122,6 +122,8 @@ pub struct World {
     pub trace: Trace,
     /// Whether it prints its last frames when it goes in a panic.
     pub tells: bool,
+    /// Whether the engine gets no time, while everybody else goes on.
+    pub frozen: bool,
     /// Holds each frame of the stack against what was said, and panics.
     pub watch: Option<Box<Watch>>,
     setup: Setup,
@@ -134,6 +136,8 @@ pub struct World {
     events: Vec<Event>,
     carried: Vec<(PortId, u16, Vec<u8>, FrameMeta)>,
     sent: Vec<InFlight>,
+    /// Frames that have arrived while the engine got no time.
+    backlog: Vec<InFlight>,
 }
 
 #[derive(Debug)]
@@ -163,6 +167,7 @@ impl World {
             faults: setup.faults,
             trace: Trace::new(TRACE),
             tells: true,
+            frozen: false,
             watch: None,
             cards: BTreeMap::new(),
             random: Random::new(setup.seed),
@@ -173,6 +178,7 @@ impl World {
             events: Vec::new(),
             carried: Vec::new(),
             sent: Vec::new(),
+            backlog: Vec::new(),
         };
         for n in 0..world.setup.guests {
             world.join(n, card);
@@ -232,6 +238,7 @@ impl World {
         self.link.cards.remove(&port);
         self.guests.remove(&port);
         self.in_flight.retain(|_, flight| flight.port != port);
+        self.backlog.retain(|flight| flight.port != port);
         self.stack.port_removed(context!(self), port);
         self.settle();
     }
@@ -253,6 +260,15 @@ impl World {
         guest.segments = card.segments;
         self.guests.insert(port, guest);
         self.cards.insert(port, card);
+    }
+
+    /// Starts a guest anew: it remembers nothing, and the stack is not told.
+    pub fn reboot(&mut self, port: PortId) {
+        let card = self.cards[&port];
+        self.flights += 1;
+        let mut guest = Guest::new(u8::try_from(port.0).unwrap(), card.mtu, self.setup.seed ^ self.flights << 8);
+        guest.segments = card.segments;
+        self.guests.insert(port, guest);
     }
 
     /// Adds guest number `n`, who may have another kind of card than the others.

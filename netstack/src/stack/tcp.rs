@@ -241,6 +241,13 @@ impl Relay {
         self.table.len()
     }
 
+    /// Entries on the lists of those that have something to do, or wait for a full port.
+    pub(crate) fn waiting(&self) -> usize {
+        let blocked: usize = self.blocked.values().map(Vec::len).sum();
+        let partings: usize = self.partings.values().map(Vec::len).sum();
+        self.ready.len() + blocked + partings + self.parting.len()
+    }
+
     /// Connections that are not open yet.
     pub(crate) const fn opening(&self) -> usize {
         self.opening

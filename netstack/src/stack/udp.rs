@@ -27,7 +27,7 @@ use super::neighbour::Station;
 use super::packet::Datagram;
 use super::policy::Verdict;
 use super::token::Owner;
-use super::{Context, Shared};
+use super::{Context, SOLICITATION_INTERVAL, Shared};
 use crate::config::{Limits, Protocol, Timeouts};
 use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
 use crate::host::{Event, Received, SocketId};
@@ -225,6 +225,11 @@ impl Nat {
         self.mappings.len()
     }
 
+    /// Entries on the lists of those that have something to do, or wait for a full port.
+    pub(crate) fn waiting(&self) -> usize {
+        self.ready.len() + self.blocked.values().map(Vec::len).sum::<usize>()
+    }
+
     fn socket(&self, owner: Owner) -> Option<SocketId> {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get(id, generation).map(|mapping| mapping.socket),
@@ -262,7 +267,23 @@ impl Nat {
             waiting.push(forward);
         }
         shared.solicit(cx, guest);
+        if let Some(state) = self.forwards.get_mut(forward)
+            && !std::mem::replace(&mut state.seeks, true)
+        {
+            shared.wheel.set(cx.now + SOLICITATION_INTERVAL, Owner::UdpForward { id: forward });
+        }
         Turn::Done
+    }
+
+    /// It is time to ask for the guest of a forward again, if it was not found meanwhile. The next datagram cannot be waited for: a socket
+    /// that is full takes none, and tells of none.
+    pub(crate) fn seek_again(&mut self, forward: u32) {
+        let Some(state) = self.forwards.get_mut(forward) else { return };
+        state.seeks = false;
+        let guest = state.guest.ip();
+        if self.seeking.get(&guest).is_some_and(|waiting| waiting.contains(&forward)) {
+            self.enqueue(Owner::UdpForward { id: forward });
+        }
     }
 
     /// How the guest of `owner` sees a sender; `None` if it may not see it at all.

@@ -1,12 +1,13 @@
 //! What searches over seeds have found, each told as the story of what went wrong.
 
+use netstack::config::Protocol;
 use netstack::host::sim::{ConnectionId, Program, Server};
 use netstack::time::Duration;
 
 use crate::SERVERS;
 use crate::kit::hand::Hand;
-use crate::kit::wire::{ACK, RST};
-use crate::kit::world::{PORT, World};
+use crate::kit::wire::{ACK, Body, RST, Segment};
+use crate::kit::world::{PORT, World, at};
 
 const FIRST: ConnectionId = ConnectionId(0);
 
@@ -20,16 +21,18 @@ fn what_only_acknowledges_has_a_sequence_number_that_a_guest_takes_even_after_go
         let mut hand = Hand::open(&mut world, 40_000, server);
         world.host.connection_mut(FIRST).push(&[7; 20_000]);
         world.settle();
+        let before = hand.ack;
         let (bytes, _) = hand.receive_without_acknowledging(&mut world);
         assert_eq!(bytes.len(), 20_000);
         // None of the acknowledgements arrives, so everything is sent again, beginning with one segment.
         world.pass(Duration::from_secs(2));
+        assert!(world.counters().tcp_timeouts > 0);
         hand.take(&mut world);
-        hand.send(&mut world, b"more");
+        world.give(&Segment { ack: before, ..hand.data_at(hand.seq, b"more") });
         let acks = hand.take(&mut world);
         let last = acks.last().unwrap();
         assert!(last.is(ACK) && last.payload.is_empty(), "{last:?}");
-        assert_eq!((last.ack, last.seq), (hand.seq, hand.ack));
+        assert_eq!((last.ack, last.seq), (hand.seq + 4, hand.ack));
     }
 }
 
@@ -50,5 +53,25 @@ fn a_reset_waits_for_a_full_port() {
         world.settle();
         let segments = hand.take(&mut world);
         assert!(matches!(&segments[..], [reset] if reset.is(RST | ACK) && reset.seq == hand.ack), "{segments:?}");
+    }
+}
+
+/// Datagrams wait in the socket of a forward while its guest is looked for. Once the socket is full, no further one tells of itself.
+#[test]
+fn a_forward_asks_for_its_guest_until_it_is_there_even_when_no_more_datagrams_fit() {
+    for (forward, client, guest) in [
+        (at("192.0.2.1:5353"), at("203.0.113.9:45678"), at("10.0.2.15:53")),
+        (at("[2001:db8::1]:5353"), at("[2001:db8:9::9]:45678"), at("[fec0::15]:53")),
+    ] {
+        let mut world = World::by_hand();
+        world.forward(Protocol::Udp, forward, guest);
+        world.answers_neighbours = false;
+        while world.host.inject_udp(forward, client, &[7; 1000]) {}
+        world.pass(Duration::from_secs(60));
+        // The guest starts. It has nothing to say.
+        world.answers_neighbours = true;
+        world.pass(Duration::from_secs(2));
+        let datagrams = world.take().into_iter().filter(|parsed| matches!(parsed.body, Body::Udp(_))).count();
+        assert_eq!(datagrams, 212);
     }
 }

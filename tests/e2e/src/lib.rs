@@ -6,7 +6,8 @@
 //! into a shell ([`session`]) and looks at what they print. What listens on the host's loopback meanwhile is in [`host`], and what the
 //! guest needs beyond the tools of Debian is the program `e2e-guest`.
 //!
-//! A [`story`] needs no kernel: it is a guest that sends its frames by hand, to slipway, to libslirp, or in virtual time.
+//! A [`story`] needs no kernel: it is a guest that sends its frames by hand, to slipway, to libslirp, or in virtual time. What stories and
+//! real guests have been recorded is known to [`fixtures`].
 //!
 //! What always holds: nothing waits for time to pass, only for something to happen, and for that at most [`PATIENCE`]; and what a test has
 //! started ends with it.

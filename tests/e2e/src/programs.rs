@@ -21,7 +21,9 @@ impl Stage {
         // Sticky and open to all like /tmp: whoever the programs run as makes sockets here.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).expect("permissions of a directory of ours");
         for (name, program) in [("slipway", slipway()), ("e2e-guest", built("e2e-guest"))] {
-            let copied = fs::copy(&program, directory.path().join(name));
+            // A second name costs nothing, but is not to be had on another file system, nor for a file of another user.
+            let place = directory.path().join(name);
+            let copied = fs::hard_link(&program, &place).or_else(|_| fs::copy(&program, &place).map(drop));
             copied.unwrap_or_else(|error| {
                 panic!(
                     "{} cannot be copied: {error}. `cargo xtask test` builds all that is needed, `cargo build --release` only slipway",

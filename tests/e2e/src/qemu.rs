@@ -5,13 +5,15 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::LONG_PATIENCE;
 use crate::initrd::{Initrd, READY};
 use crate::namespace::Process;
 use crate::programs::Stage;
 use crate::session::Session;
 use crate::unprivileged::{Surroundings, command};
-use crate::wait::{Lines, until_exists};
+use crate::wait::{Lines, ended, until_exists};
 
 /// `slipway serve`, run by an unprivileged user.
 #[derive(Debug)]
@@ -28,11 +30,30 @@ impl Serving {
     ///
     /// When the sockets do not appear.
     pub fn start(user: Option<&str>, ports: &[&str]) -> Self {
+        let user: Vec<_> = user.iter().flat_map(|user| ["--user", user]).collect();
+        Self::with(&user, ports)
+    }
+
+    /// Likewise, and has everything recorded into this file of its directory.
+    ///
+    /// # Panics
+    ///
+    /// When the sockets do not appear.
+    pub fn recording(user: &str, ports: &[&str], recording: &str) -> Self {
+        Self::with(&["--user", user, "--pcap", recording], ports)
+    }
+
+    /// Starts it with these options.
+    ///
+    /// # Panics
+    ///
+    /// When the sockets do not appear.
+    pub fn with(options: &[&str], ports: &[&str]) -> Self {
         let stage = Stage::new();
         let log = stage.path().join("slipway.log");
         let sockets: Vec<_> = ports.iter().map(|port| format!("stream:unix:{}", stage.path().join(port).display())).collect();
         let mut words = vec!["slipway", "serve"];
-        words.extend(user.iter().flat_map(|user| ["--user", user]));
+        words.extend(options);
         words.extend(sockets.iter().flat_map(|socket| ["--port", socket]));
         let to_log = fs::File::create(&log).expect("a file of ours");
         let slipway = command(&stage, Surroundings::default(), &words)
@@ -50,6 +71,22 @@ impl Serving {
     /// The socket of a port.
     pub fn socket(&self, port: &str) -> PathBuf {
         self.stage.path().join(port)
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        self.stage.path()
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn end(&mut self) {
+        let child = &mut self.slipway.0;
+        kill_process(Pid::from_child(child), Signal::TERM).expect("a child can be asked to end");
+        assert!(ended(child).success(), "{}", self.said());
     }
 
     /// What it has printed.

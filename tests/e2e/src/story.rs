@@ -9,13 +9,17 @@
 //! | [`frame`] | frames, made and read without the code under test |
 //! | [`link`] | what they play against |
 //! | [`transcript`] | what a guest was told, and how two accounts of it differ |
+//! | [`differences`] | where libslirp and slipway do, and why |
 //! | `told` | the stories themselves, a file for each subject |
+//! | [`real`] | conversations of real guests |
 
 pub mod dhcp;
+pub mod differences;
 pub mod frame;
 pub mod guest;
 pub mod link;
 pub mod live;
+pub mod real;
 pub mod simulated;
 pub mod tcp;
 mod told;
@@ -36,6 +40,16 @@ pub enum Oracle {
     Compared,
     /// It is not, and this is why.
     Spared(&'static str),
+}
+
+impl Oracle {
+    /// Why it is not.
+    pub const fn why_spared(self) -> Option<&'static str> {
+        match self {
+            Self::Compared => None,
+            Self::Spared(why) => Some(why),
+        }
+    }
 }
 
 /// A conversation.

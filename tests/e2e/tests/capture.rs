@@ -230,3 +230,19 @@ fn a_recording_is_for_its_owner_alone() {
     std::fs::File::open(guest.directory().join("net.pcapng")).and_then(|mut file| file.read_exact(&mut start)).expect("a header");
     assert_eq!(start, [0x0a, 0x0d, 0x0d, 0x0a]);
 }
+
+/// Plays a recording, which must be as recorded.
+fn assert_replays(guest: &Guest) {
+    let file = guest.directory().join("net.pcapng");
+    let words = ["slipway", "replay", &file.to_string_lossy()];
+    let told = command(guest.stage(), Surroundings::default(), &words).output().expect("setpriv can be started");
+    let text = String::from_utf8_lossy(&told.stdout);
+    assert_eq!(told.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&told.stderr));
+    assert!(text.starts_with("same "), "{text}");
+}
+
+#[test]
+fn a_recording_is_played_again_and_nothing_differs() {
+    assert_replays(&recorded(&[]));
+    assert_replays(&recorded(&["--pcap-segment"]));
+}

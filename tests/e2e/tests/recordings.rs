@@ -1,7 +1,5 @@
 //! The recordings in `pcap-fixtures/` are those that the stories make, and what others think of them.
 
-#![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
-
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};

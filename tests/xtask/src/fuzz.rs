@@ -1,5 +1,8 @@
 //! `cargo xtask fuzz`: the fuzz targets of `netstack/fuzz`, built, seeded, run and reported on.
 //!
+//! The smoke run is built without optimisation, because the build is most of it; it gives each target its seeds, its corpus and a few
+//! seconds.
+//!
 //! They need a nightly compiler, whose sanitizers they are linked with. `cargo-fuzz` builds them, and is itself built below the target
 //! directory where there is none; the programs are then run as they are, so that what is told of them is the same everywhere.
 //!
@@ -22,6 +25,9 @@ use crate::{cargo, target_directory, workspace};
 
 /// The cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ: &str = "~0.13";
+
+/// The triple for which all of this is built; cargo-fuzz knows it better than to leave it out.
+const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// Every target, in the order in which they are run.
 const TARGETS: [&str; 7] = ["engine", "frame", "dhcp", "dns", "config", "capture_file", "stream_framing"];
@@ -55,6 +61,33 @@ pub(crate) struct Fuzz {
     replay: Option<PathBuf>,
 }
 
+/// How the targets are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Build {
+    /// To run for long.
+    Fast,
+    /// To be built soon.
+    Soon,
+}
+
+impl Build {
+    /// What cargo-fuzz is told. Several code generation units make some generic code twice where it is shared between crates, as it is
+    /// without optimisation, and then the programs do not link (observed of a nightly of 2026-05).
+    const fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Fast => &["--release", "--codegen-units", "16"],
+            Self::Soon => &["--dev", "--codegen-units", "1"],
+        }
+    }
+
+    const fn directory(self) -> &'static str {
+        match self {
+            Self::Fast => "release",
+            Self::Soon => "debug",
+        }
+    }
+}
+
 /// Runs what was asked for. The exit status says whether nothing was found.
 pub(crate) fn run(fuzz: &Fuzz) -> Result<ExitCode> {
     ensure!(has_nightly(), "fuzzing needs a nightly compiler: `rustup toolchain install nightly`");
@@ -64,12 +97,11 @@ pub(crate) fn run(fuzz: &Fuzz) -> Result<ExitCode> {
         let [target] = targets[..] else { bail!("say which target `{}` is for", input.display()) };
         return replay(&mut steps, target, input);
     }
-    if !build(&mut steps)? {
+    let (build, seconds) = if fuzz.smoke { (Build::Soon, SMOKE_SECONDS) } else { (Build::Fast, fuzz.minutes * 60) };
+    if !make(&mut steps, build)? || !seed(&mut steps)? {
         return Ok(steps.finish());
     }
-    seed(&mut steps)?;
-    let time = if fuzz.smoke { Duration::from_secs(SMOKE_SECONDS) } else { Duration::from_secs(fuzz.minutes * 60) };
-    let findings = run_all(&targets, time, fuzz.jobs.max(1))?;
+    let findings = run_all(build, &targets, Duration::from_secs(seconds), fuzz.jobs.max(1))?;
     Ok(if findings == 0 { steps.finish() } else { ExitCode::FAILURE })
 }
 
@@ -81,11 +113,11 @@ pub(crate) fn smoke(steps: &mut Steps) -> Result<()> {
         );
         return Ok(());
     }
-    if !build(steps)? || !seed(steps)? {
+    if !make(steps, Build::Soon)? || !seed(steps)? {
         return Ok(());
     }
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(2);
-    if run_all(&TARGETS, Duration::from_secs(SMOKE_SECONDS), jobs)? > 0 {
+    if run_all(Build::Soon, &TARGETS, Duration::from_secs(SMOKE_SECONDS), jobs)? > 0 {
         steps.fail("fuzz");
     }
     Ok(())
@@ -118,12 +150,12 @@ fn has_nightly() -> bool {
 }
 
 /// Builds all targets.
-fn build(steps: &mut Steps) -> Result<bool> {
+fn make(steps: &mut Steps, build: Build) -> Result<bool> {
     let Some(program) = cargo_fuzz(steps)? else { return Ok(false) };
-    let mut build = nightly(program);
-    build.args(["fuzz", "build", "--fuzz-dir", "netstack/fuzz", "--codegen-units", "16", "--target-dir"]);
-    build.arg(target_directory().join("fuzz/build"));
-    steps.run("fuzz targets", &mut build)
+    let mut command = nightly(program);
+    command.args(["fuzz", "build", "--fuzz-dir", "netstack/fuzz"]).args(build.flags());
+    command.arg("--target-dir").arg(target_directory().join("fuzz/build"));
+    steps.run("fuzz targets", &mut command)
 }
 
 /// The cargo-fuzz of this machine, or else one built below the target directory, once.
@@ -158,14 +190,15 @@ fn seed(steps: &mut Steps) -> Result<bool> {
 }
 
 /// The program of a target.
-fn program(target: &str) -> Result<PathBuf> {
-    let program = target_directory().join("fuzz/build/x86_64-unknown-linux-gnu/release").join(target);
+fn program(build: Build, target: &str) -> Result<PathBuf> {
+    let directory = target_directory().join("fuzz/build").join(HOST);
+    let program = directory.join(build.directory()).join(target);
     program.canonicalize().with_context(|| format!("`{}` was not built", program.display()))
 }
 
 /// A target's program with the limits that every run has.
-fn fuzzer(target: &str) -> Result<Command> {
-    let mut command = Command::new(program(target)?);
+fn fuzzer(build: Build, target: &str) -> Result<Command> {
+    let mut command = Command::new(program(build, target)?);
     command
         .env("ASAN_OPTIONS", "detect_odr_violation=0")
         .args(["-timeout=10", "-rss_limit_mb=2048", "-malloc_limit_mb=1024"])
@@ -176,8 +209,8 @@ fn fuzzer(target: &str) -> Result<Command> {
 /// Gives a target one input.
 fn replay(steps: &mut Steps, target: &str, input: &Path) -> Result<ExitCode> {
     let input = input.canonicalize().with_context(|| format!("there is no input {}", input.display()))?;
-    if build(steps)? {
-        steps.run(&format!("replay {}", input.display()), fuzzer(target)?.arg(&input))?;
+    if make(steps, Build::Fast)? {
+        steps.run(&format!("replay {}", input.display()), fuzzer(Build::Fast, target)?.arg(&input))?;
     }
     Ok(steps.finish())
 }
@@ -190,7 +223,7 @@ struct Running {
 }
 
 /// Runs every target for so long, `jobs` at once; returns how many findings there were.
-fn run_all(targets: &[&'static str], time: Duration, jobs: usize) -> Result<usize> {
+fn run_all(build: Build, targets: &[&'static str], time: Duration, jobs: usize) -> Result<usize> {
     let mut waiting: Vec<&'static str> = targets.iter().rev().copied().collect();
     if targets.len() == 1 {
         waiting = vec![targets[0]; jobs];
@@ -201,7 +234,7 @@ fn run_all(targets: &[&'static str], time: Duration, jobs: usize) -> Result<usiz
     while !waiting.is_empty() || !running.is_empty() {
         while running.len() < jobs {
             let Some(target) = waiting.pop() else { break };
-            running.push(start(target, time, running.len())?);
+            running.push(start(build, target, time, running.len())?);
         }
         // Fuzzers run for seconds at least, and there is no waiting for one of several children without a signal handler.
         std::thread::sleep(Duration::from_millis(100));
@@ -209,7 +242,7 @@ fn run_all(targets: &[&'static str], time: Duration, jobs: usize) -> Result<usiz
         for mut fuzzer in running {
             match fuzzer.child.try_wait().context("cannot wait for a fuzzer")? {
                 None => going.push(fuzzer),
-                Some(status) => findings += usize::from(!report(&fuzzer, status.success())?),
+                Some(status) => findings += usize::from(!report(build, &fuzzer, status.success())?),
             }
         }
         running = going;
@@ -218,7 +251,7 @@ fn run_all(targets: &[&'static str], time: Duration, jobs: usize) -> Result<usiz
     Ok(findings)
 }
 
-fn start(target: &'static str, time: Duration, job: usize) -> Result<Running> {
+fn start(build: Build, target: &'static str, time: Duration, job: usize) -> Result<Running> {
     let directories = ["corpus", "seeds", "findings"].map(|what| place(what, target));
     for directory in directories.iter().chain([&place("logs", "")]) {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -226,7 +259,7 @@ fn start(target: &'static str, time: Duration, job: usize) -> Result<Running> {
     let [corpus, seeds, findings] = directories;
     let log = place("logs", &if job == 0 { format!("{target}.log") } else { format!("{target}-{job}.log") });
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = fuzzer(target)?;
+    let mut command = fuzzer(build, target)?;
     command
         .arg(format!("-max_total_time={}", time.as_secs()))
         .arg(format!("-max_len={LONGEST_INPUT}"))
@@ -246,7 +279,7 @@ fn start(target: &'static str, time: Duration, job: usize) -> Result<Running> {
 }
 
 /// Tells what a run has come to. Returns whether nothing was found.
-fn report(run: &Running, clean: bool) -> Result<bool> {
+fn report(build: Build, run: &Running, clean: bool) -> Result<bool> {
     let log =
         String::from_utf8_lossy(&fs::read(&run.log).with_context(|| format!("cannot read {}", run.log.display()))?).into_owned();
     let told = Told::by(&log);
@@ -260,7 +293,7 @@ fn report(run: &Running, clean: bool) -> Result<bool> {
         log.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().for_each(|line| println!("    {line}"));
         return Ok(false);
     };
-    let input = minimise(run.target, Path::new(&input))?;
+    let input = minimise(build, run.target, Path::new(&input))?;
     if let Some(panic) = log.lines().position(|line| line.contains("panicked at")) {
         log.lines().skip(panic).take(3).for_each(|line| println!("    {line}"));
     }
@@ -271,11 +304,11 @@ fn report(run: &Running, clean: bool) -> Result<bool> {
 }
 
 /// Makes a finding smaller, if it is one that ends at once: what is too slow is not tried a thousand times.
-fn minimise(target: &str, input: &Path) -> Result<PathBuf> {
+fn minimise(build: Build, target: &str, input: &Path) -> Result<PathBuf> {
     let name = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let Some(hash) = name.strip_prefix("crash-") else { return Ok(input.to_owned()) };
     let smaller = input.with_file_name(format!("minimised-{hash}"));
-    let mut command = fuzzer(target)?;
+    let mut command = fuzzer(build, target)?;
     command
         .arg("-minimize_crash=1")
         .arg(format!("-max_total_time={MINIMISING_SECONDS}"))

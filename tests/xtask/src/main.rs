@@ -1,13 +1,14 @@
 //! `cargo xtask`: the errands of this workspace, written in Rust so that a machine needs nothing but cargo to run them.
 //!
-//! `check` asks whether the code is presentable, `test` whether it works, and `bench` how fast it is beside its peers. `record` makes the
-//! recordings in `pcap-fixtures` anew.
+//! `check` asks whether the code is presentable, `test` whether it works, `sim` what could go wrong all the same, and `bench` how fast it is
+//! beside its peers. `record` makes the recordings in `pcap-fixtures` anew.
 
 mod bench;
 mod check;
 mod fuzz;
 mod packages;
 mod record;
+mod sim;
 mod step;
 mod test;
 
@@ -37,6 +38,8 @@ enum Errand {
         real: bool,
         names: Vec<String>,
     },
+    /// Simulations of many seeds, in virtual time, until one goes wrong. It is made smaller and can be replayed.
+    Sim(sim::Options),
     /// Measurements beside other programs. They print and write figures, and never fail because of one.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Errand::Check => check::run(),
         Errand::Test => test::run(),
         Errand::Record { real, names } => record::run(real, &names),
+        Errand::Sim(options) => sim::run(&options),
         Errand::Bench(bench) => bench::run(bench),
         Errand::Fuzz(fuzz) => fuzz::run(&fuzz),
         Errand::Load(load) => bench::load::run(&load).map(|()| ExitCode::SUCCESS),

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 
 use crate::step::Steps;
-use crate::{cargo, check, fuzz, packages, workspace};
+use crate::{cargo, check, fuzz, packages, sim, workspace};
 
 /// How long an example may run. They are meant to show something at a glance.
 const EXAMPLE_SECONDS: &str = "120";
@@ -23,6 +23,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     check::all(&mut steps)?;
     if build(&mut steps)? {
         tests(&mut steps)?;
+        sim::tests(&mut steps)?;
         steps.run_tests("documentation tests", cargo().args(["test", "--workspace", "--doc", "--locked"]))?;
         examples(&mut steps)?;
         fuzz::smoke(&mut steps)?;

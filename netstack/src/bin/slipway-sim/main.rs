@@ -40,6 +40,9 @@ struct Options {
     /// How many of the last frames a plan shows
     #[arg(long, default_value_t = 200)]
     trace: usize,
+    /// Prints what the stacks have counted, in all runs
+    #[arg(long)]
+    counters: bool,
     /// Prints the plan of the first seed, and runs nothing
     #[arg(long)]
     show: bool,
@@ -77,7 +80,11 @@ fn run(options: &Options) -> Result<ExitCode> {
     let prepare = || netstack::mutants::plant(options.mutant);
     #[cfg(not(feature = "mutants"))]
     let prepare = || {};
-    tell::outcome(&search::seeds(range, jobs, prepare), &planted(options))
+    let outcome = search::seeds(range, jobs, prepare);
+    if options.counters {
+        outcome.counters.iter().for_each(|(name, value)| println!("{name:<30}{value:>14}"));
+    }
+    tell::outcome(&outcome, &planted(options))
 }
 
 /// What a command that replays a run needs beside the plan.

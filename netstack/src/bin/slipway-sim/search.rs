@@ -1,6 +1,7 @@
 //! Runs seeds on several threads until one fails.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::panic::PanicHookInfo;
@@ -17,6 +18,8 @@ pub(crate) struct Outcome {
     pub(crate) seeds: u64,
     pub(crate) took: Duration,
     pub(crate) sum: Report,
+    /// What the stacks have counted, in all runs.
+    pub(crate) counters: BTreeMap<&'static str, u64>,
     /// The least that was said each way in any run.
     pub(crate) least: (u64, u64),
     /// The first seed that has failed, how, and where.
@@ -47,8 +50,14 @@ pub(crate) fn seeds(range: Range<u64>, jobs: usize, prepare: impl Fn() + Sync) -
     let total = range.end - range.start;
     let next = AtomicU64::new(range.start);
     let stop = AtomicBool::new(false);
-    let outcome =
-        Mutex::new(Outcome { seeds: 0, took: Duration::ZERO, sum: Report::default(), least: (u64::MAX, u64::MAX), failure: None });
+    let outcome = Mutex::new(Outcome {
+        seeds: 0,
+        took: Duration::ZERO,
+        sum: Report::default(),
+        counters: BTreeMap::new(),
+        least: (u64::MAX, u64::MAX),
+        failure: None,
+    });
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
@@ -92,6 +101,9 @@ impl Outcome {
         self.sum.echoes += report.echoes;
         self.sum.time += report.time;
         self.sum.turns += report.turns;
+        for (name, value) in report.counters.iter() {
+            *self.counters.entry(name).or_default() += value;
+        }
         self.least = (self.least.0.min(report.up), self.least.1.min(report.down));
     }
 }

@@ -14,7 +14,7 @@ const SHRINKING: usize = 3000;
 
 /// Prints what a search has come to; a failure with the command that replays it.
 pub(crate) fn outcome(outcome: &Outcome, planted: &str) -> Result<ExitCode> {
-    let Outcome { seeds, took, sum, least, failure } = outcome;
+    let Outcome { seeds, took, sum, least, failure, .. } = outcome;
     let seconds = took.as_secs_f64();
     println!(
         "{seeds} seeds in {seconds:.1} s: {:.1} seeds/s, {:.1} MiB up, {:.1} MiB down, at least {:.2} and {:.2} MiB a seed",

@@ -125,7 +125,7 @@ What a recording cannot say, such as the options of its network, goes into a fil
 
 Examples:
   slipway replay capture.pcapng
-  slipway replay pcap-fixtures                  every recording in a directory
+  slipway replay pcap-fixtures                  every recording in a directory, and in those in it
   slipway replay --json capture.pcapng | jq '.recordings[].differences[]'
   slipway replay --update pcap-fixtures         make what the engine sends now what is expected
   slipway replay --user ipv6=off dump.pcap      a recording by QEMU's filter-dump or tcpdump

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<u8, Failure> {
     Ok(recordings.iter().map(|recording| recording.outcome.code()).max().unwrap_or(0))
 }
 
-/// The files that are meant: those in directories by their names.
+/// The files that are meant: those in directories, and in the directories in those, by their names.
 fn all(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in named {
@@ -70,14 +70,8 @@ fn all(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             files.push(path.clone());
             continue;
         }
-        let unreadable = || format!("cannot read the directory {}", path.display());
         let mut inside = Vec::new();
-        for entry in fs::read_dir(path).or_fail(unreadable).map_err(|failure| failure.with_code(2))? {
-            let file = entry.or_fail(unreadable).map_err(|failure| failure.with_code(2))?.path();
-            if file.extension().is_some_and(|extension| extension == "pcap" || extension == "pcapng") {
-                inside.push(file);
-            }
-        }
+        inside_of(path, &mut inside).map_err(|failure| failure.with_code(2))?;
         if inside.is_empty() {
             return Err(Failure::usage(format!("no recordings are in {}", path.display()))
                 .advice("Name a directory with files that end in .pcap or .pcapng, or name such files."));
@@ -86,6 +80,21 @@ fn all(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         files.extend(inside);
     }
     Ok(files)
+}
+
+fn inside_of(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    let unreadable = || format!("cannot read the directory {}", directory.display());
+    for entry in fs::read_dir(directory).or_fail(unreadable)? {
+        let entry = entry.or_fail(unreadable)?;
+        let path = entry.path();
+        // A link to a directory is not followed, so this has an end.
+        if entry.file_type().or_fail(unreadable)?.is_dir() {
+            inside_of(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "pcap" || extension == "pcapng") {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 fn one(path: &Path, options: &Options, rewrite: bool) -> Result<Outcome, Failure> {

@@ -88,6 +88,7 @@ pub struct Connection {
     receive_capacity: usize,
     peeked: usize,
     discarded: u64,
+    when_seen: VecDeque<Vec<u8>>,
     peer_finished: bool,
     peer_closed: bool,
     end_arrived: bool,
@@ -147,6 +148,7 @@ impl Connection {
             receive_capacity: server.receive_queue,
             peeked: 0,
             discarded: 0,
+            when_seen: VecDeque::new(),
             peer_finished: false,
             peer_closed: false,
             end_arrived: false,
@@ -250,6 +252,11 @@ impl Connection {
     pub fn push(&mut self, data: &[u8]) {
         assert!(!self.peer_finished, "a peer that has closed writes nothing more");
         self.outbox.extend(data);
+    }
+
+    /// These bytes come as soon as the stack has looked at all that came before: between two looks.
+    pub fn push_when_seen(&mut self, data: &[u8]) {
+        self.when_seen.push_back(data.to_vec());
     }
 
     /// An [`Program::Idle`] peer reads at most `len` bytes, now.
@@ -372,6 +379,12 @@ impl Connection {
                 copied += copy_out(&self.receive_queue, offset + copied, chunk);
             }
             self.peeked = self.peeked.max(offset + copied);
+            if self.peeked == self.receive_queue.len()
+                && let Some(data) = self.when_seen.pop_front()
+            {
+                self.receive_queue.extend(data);
+                self.unposted.readable = true;
+            }
             return Ok(copied);
         }
         if let Some(number) = self.error.take() {

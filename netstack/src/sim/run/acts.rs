@@ -27,7 +27,7 @@ impl Run<'_> {
         }
         for (number, Trouble { at: begin, lasts, what }) in self.plan.troubles.iter().enumerate() {
             self.acts.push((at(*begin), Act::Begin(number)));
-            if *what != What::Leap {
+            if !matches!(what, What::Leap | What::Reboot(_)) {
                 self.acts.push((at(begin + lasts), Act::End(number)));
             }
         }
@@ -82,6 +82,14 @@ impl Run<'_> {
                     }
                 }
             }
+            What::Reboot(guest) => {
+                if self.world.guests.contains_key(&port(guest)) {
+                    self.world.reboot(port(guest));
+                    self.forget_guest(guest);
+                    self.forget_sockets(guest);
+                }
+            }
+            What::Freeze => self.world.frozen = begins,
             What::Refuse(operation, errno, times) if begins => self.world.host.fail(operation, errno, times),
             What::Refuse(..) => {}
             What::Take(flow, most) => {

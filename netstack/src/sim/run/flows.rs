@@ -14,8 +14,8 @@ use crate::time::Duration;
 use smoltcp::socket::tcp::State;
 
 /// Where clients of forwards are.
-const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
-const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
+pub(super) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+pub(super) const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
 
 /// The first port that forwards listen on, and the first that guests do.
 const FIRST_FORWARD: u16 = 20_000;
@@ -153,18 +153,21 @@ impl Conversation {
             guest_saw_end = guest.saw_end(flow);
             state = guest.state(flow);
             self.was_open |= !matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived);
-            guest_has_ended = matches!(state, State::Closed | State::Listen);
+            // What has arrived can still be read.
+            guest_has_ended = matches!(state, State::Closed | State::Listen) && guest.unread(flow) == 0;
         }
         let connection = self.connection.map(|id| world.host.connection(id));
         let mut peer_has_ended = state == State::Closed;
+        let mut is_broken = false;
         if let Some(connection) = connection {
             self.heard_by_peer = connection.received_len();
             let heard_all = self.heard_by_peer == self.plan.up && self.heard_by_guest == self.plan.down;
             self.complete |= heard_all && guest_saw_end && connection.saw_end();
-            peer_has_ended = !connection.is_established() || connection.saw_reset();
+            is_broken = !connection.is_established() || connection.saw_reset();
+            peer_has_ended = is_broken || connection.saw_end() && !connection.is_held_by_stack();
         }
         let is_over =
-            peer_has_ended && self.may_not_learn && !world.stack.flows().any(|flow| flow.remote.port() == self.remote().port());
+            is_broken && self.may_not_learn && !world.stack.flows().any(|flow| flow.remote.port() == self.remote().port());
         if self.must_complete && !self.complete && peer_has_ended && (guest_has_ended || is_over) {
             self.cut = true;
         }
@@ -178,6 +181,7 @@ impl Conversation {
         let heard = if by_guest { self.heard_by_guest } else { self.heard_by_peer };
         let closed = matches!(state, State::FinWait1 | State::FinWait2 | State::Closing | State::TimeWait | State::LastAck);
         let due = match when {
+            When::Opening if !by_guest => self.connection.is_some(),
             When::Opening => matches!(state, State::SynSent | State::SynReceived),
             When::Open => self.was_open,
             When::Heard(bytes) => self.was_open && heard >= bytes,
@@ -229,7 +233,8 @@ impl Run<'_> {
 
     /// Sockets that stay open for forwards.
     pub(super) fn forwards(&self) -> usize {
-        self.flows.iter().filter(|flow| flow.plan.inbound).count()
+        let datagrams = self.plan.datagrams.iter().filter(|datagrams| datagrams.inbound).count();
+        self.flows.iter().filter(|flow| flow.plan.inbound).count() + datagrams
     }
 
     pub(super) fn start_flow(&mut self, number: usize) {

@@ -21,10 +21,9 @@ impl World {
     }
 
     pub(in crate::sim) fn next_deadline(&mut self) -> Option<Instant> {
-        let mut next = [self.stack.next_deadline(), self.host.next_deadline(), self.in_flight.keys().next().map(|(at, _)| *at)]
-            .into_iter()
-            .flatten()
-            .min();
+        let stack = self.stack.next_deadline().filter(|_| !self.frozen);
+        let mut next =
+            [stack, self.host.next_deadline(), self.in_flight.keys().next().map(|(at, _)| *at)].into_iter().flatten().min();
         for guest in self.guests.values_mut() {
             let deadline = guest.next_deadline(self.now);
             next = next.into_iter().chain(deadline).min();
@@ -36,27 +35,44 @@ impl World {
     pub(in crate::sim) fn turn(&mut self) -> bool {
         let mut busy = false;
         self.host.advance(self.now);
-        let mut events = std::mem::take(&mut self.events);
-        events.reserve_exact(EVENTS);
-        self.host.events(&mut events);
-        for event in events.drain(..) {
-            busy = true;
-            self.stack.host_event(context!(self), event);
+        if !self.frozen {
+            busy |= self.take_events();
+            for flight in std::mem::take(&mut self.backlog) {
+                busy = true;
+                self.land(flight);
+            }
         }
-        self.events = events;
         while let Some(entry) = self.in_flight.first_entry().filter(|entry| entry.key().0 <= self.now) {
             busy = true;
             let flight = entry.remove();
-            self.land(flight);
+            if flight.to_stack && self.frozen {
+                self.backlog.push(flight);
+            } else {
+                self.land(flight);
+            }
         }
-        if self.stack.next_deadline().is_some_and(|deadline| deadline <= self.now) {
-            self.stack.expire(context!(self));
-            busy |= self.stack.next_deadline().is_none_or(|deadline| deadline > self.now);
+        if !self.frozen {
+            if self.stack.next_deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.stack.expire(context!(self));
+                busy |= self.stack.next_deadline().is_none_or(|deadline| deadline > self.now);
+            }
+            busy |= self.stack.run(context!(self));
         }
-        let more = self.stack.run(context!(self));
-        busy |= more;
         busy |= self.carry_to_guests();
         busy |= self.poll_guests();
+        busy
+    }
+
+    /// Hands the news of sockets to the stack. Returns whether there were any.
+    fn take_events(&mut self) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        events.reserve_exact(EVENTS);
+        self.host.events(&mut events);
+        let busy = !events.is_empty();
+        for event in events.drain(..) {
+            self.stack.host_event(context!(self), event);
+        }
+        self.events = events;
         busy
     }
 
@@ -83,7 +99,7 @@ impl World {
             if !queue.stalled {
                 carried.extend(queue.frames.drain(..).map(|(frame, meta)| (*port, queue.mtu, frame, meta)));
             }
-            if queue.was_full && queue.frames.len() < queue.capacity {
+            if queue.was_full && queue.frames.len() < queue.capacity && !self.frozen {
                 queue.was_full = false;
                 if self.stack.waits_for(*port) {
                     self.stack.port_writable(*port);

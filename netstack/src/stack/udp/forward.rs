@@ -39,6 +39,8 @@ pub(super) struct Forward {
     pub(super) guest: SocketAddr,
     /// It is on the list of sockets that are ready, or of those that are blocked.
     pub(super) queued: bool,
+    /// A timer is set to ask for its guest again.
+    pub(super) seeks: bool,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Forwards {
     ) -> io::Result<SocketAddr> {
         let entry = self.forwards.vacant_entry();
         let (socket, bound) = bind(Owner::UdpForward { id: entry.key() as u32 })?;
-        entry.insert(Forward { socket, guest, queued: false });
+        entry.insert(Forward { socket, guest, queued: false, seeks: false });
         Ok(bound)
     }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use e2e::fixtures;
 use e2e::story::live::{Kind, Live};
-use e2e::story::{Oracle, Story, all, simulated};
+use e2e::story::{Oracle, Story, all, real, simulated};
 
 #[derive(Debug, Parser)]
 #[command(name = "story")]
@@ -22,6 +22,9 @@ enum Command {
     List,
     /// Play them in virtual time, and write the recordings
     Record {
+        /// Conversations of real guests instead
+        #[arg(long)]
+        real: bool,
         /// Where to, instead of `pcap-fixtures`
         #[arg(long, value_name = "DIR")]
         into: Option<PathBuf>,
@@ -49,7 +52,7 @@ enum Network {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::List => all().iter().for_each(|story| println!("{:<32} {}", story.name, story.line)),
-        Command::Record { into, names } => record(&into.unwrap_or_else(fixtures::directory), &names)?,
+        Command::Record { real, into, names } => record(real, &into.unwrap_or_else(fixtures::directory), &names)?,
         Command::Tell { by, names } => chosen(&names).iter().for_each(|story| tell(story, by)),
     }
     Ok(())
@@ -61,8 +64,15 @@ fn chosen(names: &[String]) -> Vec<Story> {
 }
 
 /// Records stories, and brings the table of recordings up to date.
-fn record(into: &Path, names: &[String]) -> anyhow::Result<()> {
-    for story in chosen(names) {
+fn record(real: bool, into: &Path, names: &[String]) -> anyhow::Result<()> {
+    let is_chosen = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part.as_str()));
+    for conversation in real::CONVERSATIONS.iter().filter(|conversation| real && is_chosen(conversation.name)) {
+        let path = into.join(conversation.name).with_extension("pcapng");
+        fs::create_dir_all(path.parent().unwrap_or(into))?;
+        println!("{}", conversation.name);
+        real::record(conversation, &path).with_context(|| format!("{} cannot be recorded", conversation.name))?;
+    }
+    for story in all().into_iter().filter(|story| !real && is_chosen(story.name)) {
         let path = into.join(story.name).with_extension("pcapng");
         fs::create_dir_all(path.parent().unwrap_or(into))?;
         let recorded = simulated::record(&story).with_context(|| format!("{} cannot be recorded", story.name))?;
@@ -93,7 +103,7 @@ fn tell(story: &Story, by: Option<Network>) {
         if by.is_some_and(|by| by != network) || spared {
             continue;
         }
-        let mut link = Live::start(kind, story.user);
+        let mut link = Live::start(kind, story);
         let (transcript, outcome) = story.play(&mut link);
         println!("---- {kind:?}{}", if link.is_alive() { "" } else { " (has died)" });
         print!("{transcript}");

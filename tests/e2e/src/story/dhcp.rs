@@ -1,6 +1,6 @@
 //! The guest as a DHCP client (RFC 2131), message by message.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
@@ -169,9 +169,4 @@ impl Fields {
 /// The guest's address as a number of an option.
 pub fn identifier(guest: &Guest<'_>) -> DhcpOption {
     DhcpOption::ClientIdentifier([&[1][..], &guest.card].concat())
-}
-
-/// Where DHCP servers listen.
-pub fn server() -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(GATEWAY), 67)
 }

@@ -469,3 +469,86 @@ fn fold(start: u32, bytes: &[u8]) -> u16 {
     }
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CARD: Mac = [0x52, 0x54, 0, 0, 0, 1];
+
+    fn addresses(ipv6: bool) -> (SocketAddr, SocketAddr) {
+        if ipv6 {
+            ((Ipv6Addr::LOCALHOST, 5000).into(), (Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2), 80).into())
+        } else {
+            ((Ipv4Addr::new(10, 0, 2, 15), 5000).into(), (Ipv4Addr::new(10, 0, 2, 2), 80).into())
+        }
+    }
+
+    /// Frames of all kinds, and what they carry.
+    fn frames() -> Vec<(Vec<u8>, Body)> {
+        let arp = Arp {
+            operation: 1,
+            sender_card: CARD,
+            sender: Ipv4Addr::new(10, 0, 2, 15),
+            target_card: [0; 6],
+            target: Ipv4Addr::new(10, 0, 2, 2),
+        };
+        let mut frames = vec![(arp.frame(BROADCAST), Body::Arp(arp))];
+        for ipv6 in [false, true] {
+            let (source, destination) = addresses(ipv6);
+            let segment = Segment {
+                source,
+                destination,
+                flags: SYN | ACK | URG,
+                seq: 1,
+                ack: 2,
+                window: 3,
+                urgent: 4,
+                options: vec![2, 4, 5, 0xb4],
+                payload: b"data".to_vec(),
+            };
+            let datagram = Datagram { source, destination, payload: b"odd".to_vec() };
+            let icmp = Icmp {
+                source: source.ip(),
+                destination: destination.ip(),
+                kind: if ipv6 { 128 } else { 8 },
+                code: 0,
+                rest: [1, 2, 3, 4],
+                payload: b"ping".to_vec(),
+            };
+            frames.push((segment.frame(CARD, BROADCAST), Body::Tcp(segment)));
+            frames.push((datagram.frame(CARD, BROADCAST), Body::Udp(datagram)));
+            frames.push((icmp.frame(CARD, BROADCAST), Body::Icmp(icmp)));
+        }
+        frames
+    }
+
+    #[test]
+    fn what_is_made_is_read() {
+        for (frame, body) in frames() {
+            let told = Told::read(&frame, true);
+            assert_eq!((told.source, told.complaint), (CARD, None), "{body:?}");
+            assert_eq!(told.body, body);
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_complained_about_until_it_is_mended() {
+        for (mut frame, body) in frames().into_iter().filter(|(_, body)| !matches!(body, Body::Arp(_))) {
+            let last = frame.len() - 1;
+            frame[last] ^= 1;
+            assert!(Told::read(&frame, true).complaint.is_some(), "{body:?}");
+            mend_checksums(&mut frame);
+            assert_eq!(Told::read(&frame, true).complaint, None, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn no_frame_is_too_short_to_be_read() {
+        for (frame, _) in frames() {
+            for len in 0..frame.len() {
+                Told::read(&frame[..len], true);
+            }
+        }
+    }
+}

@@ -367,7 +367,7 @@ impl<'a> Guest<'a> {
     ///
     /// When the gateway does not answer.
     pub fn arrive6(&mut self) -> Goes {
-        self.solicit(self.v6.into(), GATEWAY6);
+        self.solicit(self.v6, GATEWAY6);
         self.await_one("the gateway's neighbour advertisement", |told| match &told.body {
             Body::Icmp(icmp) if icmp.is_discovery() && icmp.kind == 136 => Some(()),
             _ => None,

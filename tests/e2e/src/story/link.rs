@@ -60,6 +60,9 @@ pub enum Datagrams {
     Closed,
 }
 
+/// How the host's resolver answers a datagram, if it does.
+pub type Resolver = fn(&[u8]) -> Option<Vec<u8>>;
+
 /// The network that a story plays against.
 pub trait Link: fmt::Debug {
     /// Sends a frame as the guest.
@@ -103,7 +106,7 @@ pub trait Link: fmt::Debug {
     fn simulated(&mut self, address: SocketAddr, stream: Stream);
 
     /// How the host's resolver answers a datagram, and what comes over a stream. Simulated only; a real network asks a real resolver.
-    fn resolves(&mut self, datagrams: fn(&[u8]) -> Option<Vec<u8>>, stream: fn(&[u8]) -> Vec<u8>);
+    fn resolves(&mut self, datagrams: Resolver, stream: fn(&[u8]) -> Vec<u8>);
 }
 
 /// The first bytes of what [`Stream::Pattern`] sends.

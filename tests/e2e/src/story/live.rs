@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use netstack::frame::{Checksum, FrameMeta};
 
-use super::link::{Datagrams, Link, Sent, Stream, loopback, pattern_of};
+use super::Story;
+use super::link::{Datagrams, Link, Resolver, Sent, Stream, loopback, pattern_of};
 use crate::PATIENCE;
 use crate::host::{listen, seen_by_guests, serve};
 use crate::namespace::Process;
@@ -61,18 +62,19 @@ impl fmt::Debug for Live {
 }
 
 impl Live {
-    /// Starts a network with these options of QEMU's `-netdev user`. `{port}` in them is replaced by a free port of the host.
+    /// Starts the network of a story. `{port}` in its options is replaced by a free port of the host.
     ///
     /// # Panics
     ///
     /// When it does not start.
-    pub fn start(kind: Kind, user: &str) -> Self {
+    pub fn start(kind: Kind, story: &Story) -> Self {
+        let user = story.user;
         let forward = user.contains("{port}").then(free_port);
         let user = forward.map_or_else(|| user.to_owned(), |port| user.replace("{port}", &port.to_string()));
         let (frames, network) = match kind {
             Kind::Libslirp => qemu(&user),
             Kind::Slipway => {
-                let serving = Serving::start(Some(&user), &["port"]);
+                let serving = Serving::with(&["--user", &user, "--mtu", &story.mtu.to_string()], &["port"]);
                 (connect(&serving), Network::Slipway(Box::new(serving)))
             }
         };
@@ -114,7 +116,7 @@ fn qemu(user: &str) -> (UnixStream, Network) {
 }
 
 /// A port of the loopback address that is free for TCP and UDP, and that nobody else is given soon.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let (listener, address) = listen(loopback(false));
     let _datagrams = UdpSocket::bind(address).expect("a port that is free for TCP is free for UDP");
     drop(listener);
@@ -241,13 +243,13 @@ impl Link for Live {
         panic!("{address} cannot be made up in the real world");
     }
 
-    fn resolves(&mut self, _: fn(&[u8]) -> Option<Vec<u8>>, _: fn(&[u8]) -> Vec<u8>) {
+    fn resolves(&mut self, _: Resolver, _: fn(&[u8]) -> Vec<u8>) {
         panic!("the real world has its own names");
     }
 }
 
 /// Does with a connection what was asked for. Whoever has gone is not missed: the story sees what it sees.
-fn behave(connection: &TcpStream, stream: Stream) {
+pub(super) fn behave(connection: &TcpStream, stream: Stream) {
     let _ = try_to_behave(connection, stream);
 }
 

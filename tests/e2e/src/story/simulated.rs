@@ -14,7 +14,7 @@ use netstack::replay::record::{RecordError, Recorded, Recorder, Setup};
 
 use super::Story;
 use super::guest::{self, Goes};
-use super::link::{Datagrams, Link, Sent, Stream, loopback};
+use super::link::{Datagrams, Link, Resolver, Sent, Stream, loopback};
 use super::transcript::Transcript;
 
 /// How long a guest takes to answer what it has received.
@@ -48,7 +48,7 @@ pub struct Simulated {
     /// Which of their connections have been dealt with.
     begun: usize,
     sleeping: BTreeMap<Duration, ConnectionId>,
-    resolves: Option<fn(&[u8]) -> Option<Vec<u8>>>,
+    resolves: Option<Resolver>,
 }
 
 /// Plays a story in virtual time.
@@ -275,7 +275,7 @@ impl Link for Simulated {
         self.put(address, stream);
     }
 
-    fn resolves(&mut self, datagrams: fn(&[u8]) -> Option<Vec<u8>>, stream: fn(&[u8]) -> Vec<u8>) {
+    fn resolves(&mut self, datagrams: Resolver, stream: fn(&[u8]) -> Vec<u8>) {
         self.resolves = Some(datagrams);
         self.recorder.host().serve_service(StreamService::Dns, Server::new(Program::Respond(stream)));
     }

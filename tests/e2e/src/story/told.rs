@@ -8,6 +8,7 @@ mod inbound;
 mod loss;
 mod malformed;
 mod ndp;
+mod networks;
 mod offload;
 mod tcp;
 mod udp;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Story> {
         loss::STORIES,
         offload::STORIES,
         inbound::STORIES,
+        networks::STORIES,
         malformed::STORIES,
     ]
     .concat()

@@ -81,7 +81,7 @@ const TIMES: [Duration; 8] = [
     Duration::from_secs(2),
     Duration::from_secs(20),
     Duration::from_secs(80),
-    Duration::from_secs(8000),
+    Duration::from_secs(700),
 ];
 
 const LENGTHS: [usize; 8] = [0, 1, 100, 536, 1400, 1460, 8960, 20_000];
@@ -402,7 +402,7 @@ fn peer(scene: &mut Scene, script: &mut Script<'_>) {
     let mine = scene.hands.iter().position(|hand| hand.connection == Some(id));
     let connection = scene.host.connection_mut(id);
     match act % 12 {
-        0 => {
+        0 if !connection.has_finished() => {
             // It says something that it has not been asked.
             connection.push(&vec![act; len]);
             if let Some(at) = mine {
@@ -470,7 +470,7 @@ fn inject(scene: &mut Scene, script: &mut Script<'_>) {
         }
     };
     let data = vec![flags; len];
-    if flags & 8 != 0 && size > 0 && len > 0 {
+    if flags & 8 != 0 && size > 0 && usize::from(size) < len {
         scene.host.inject_udp_segments(to, from, &data, size);
     } else {
         scene.host.inject_udp(to, from, &data);

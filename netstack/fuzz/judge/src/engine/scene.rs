@@ -110,6 +110,8 @@ impl Scene {
         let (flags, sizes, cards) = (script.byte(), script.byte(), script.byte());
         let mut config =
             Config { restrict: flags & 1 != 0, host_loopback: flags & 2 == 0, full_cone: flags & 4 != 0, ..Config::default() };
+        // Hours in which nothing happens tell nothing, and are most of what there is to do.
+        config.timeouts.tcp_idle = Duration::from_secs(300);
         if flags & 8 != 0 {
             config.limits =
                 Limits { tcp_flows: 6, tcp_opening: 3, tcp_held_bytes: 5000, udp_mappings: 4, udp_peers: 2, neighbours: 3 };
@@ -367,7 +369,7 @@ impl Scene {
                 (card.stalled, card.capacity) = (false, 256);
             }
             // An idle connection is asked whether it is still there, and given up.
-            self.pass(Duration::from_secs(30_000));
+            self.pass(Duration::from_secs(2000));
         } else {
             for port in PORTS {
                 if self.link.cards.contains_key(&port) {

@@ -18,7 +18,7 @@ pub(super) const STORIES: &[Story] = &[
         addresses,
     )
     .spared(RESOLVER),
-    Story::new("dns/address-v6", "likewise at the server's IPv6 address", address6).spared(RESOLVER),
+    Story::new("dns/address-v6", "a guest asks for the address of a name at the server's IPv6 address", address6).spared(RESOLVER),
     Story::new("dns/no-such-name", "a name that nobody has", no_such_name).spared(RESOLVER),
     Story::new("dns/unknown-type", "a record of a type that nobody has assigned", unknown_type).spared(RESOLVER),
     Story::new("dns/edns", "a guest that can take long answers gets one of 1200 bytes (RFC 6891)", edns).spared(RESOLVER),

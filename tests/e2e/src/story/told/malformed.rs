@@ -33,7 +33,11 @@ pub(super) const STORIES: &[Story] = &[
         "datagrams that say that they are longer or shorter than they are (CVE-2021-3594)",
         udp_length,
     ),
-    Story::new("malformed/udp6-length", "likewise in IPv6 (CVE-2021-3593)", udp6_length),
+    Story::new(
+        "malformed/udp6-length",
+        "datagrams in IPv6 that say that they are longer or shorter than they are (CVE-2021-3593)",
+        udp6_length,
+    ),
     Story::new("malformed/tftp-short", "TFTP requests without an end, and for files outside (CVE-2021-3595, CVE-2020-7211)", tftp)
         .spared("libslirp answers at port 69 itself, and we pass it on to the host like every port"),
     Story::new("malformed/icmp6-short", "ICMPv6 messages that end within their header (CVE-2020-10756)", icmp6_short),

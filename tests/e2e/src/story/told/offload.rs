@@ -12,9 +12,13 @@ const WIRE: &str = "a wire takes finished frames";
 
 pub(super) const STORIES: &[Story] = &[
     Story::new("offload/upload", "the guest sends forty thousand bytes in two super-frames", upload).offloading().spared(WIRE),
-    Story::new("offload/upload-v6", "likewise in IPv6", upload6).offloading().spared(WIRE),
+    Story::new("offload/upload-v6", "the guest sends twelve thousand bytes in two super-frames of IPv6", upload6)
+        .offloading()
+        .spared(WIRE),
     Story::new("offload/download", "the guest gets sixty thousand bytes in super-frames", download).offloading().spared(WIRE),
-    Story::new("offload/download-v6", "likewise in IPv6", download6).offloading().spared(WIRE),
+    Story::new("offload/download-v6", "the guest gets twelve thousand bytes in super-frames of IPv6", download6)
+        .offloading()
+        .spared(WIRE),
     Story::new("offload/large-mtu", "a link with an MTU of 65520 moves the same in whole packets", large)
         .mtu(65_520)
         .spared("QEMU cannot change libslirp's MTU"),

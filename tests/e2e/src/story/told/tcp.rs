@@ -16,9 +16,9 @@ const SIMULATED: &str = "such a host cannot be had on a loopback interface";
 
 pub(super) const STORIES: &[Story] = &[
     Story::new("tcp/echo", "a connection is opened, carries a line both ways, and is closed by the guest first", echo),
-    Story::new("tcp/echo-v6", "likewise in IPv6", echo6),
+    Story::new("tcp/echo-v6", "a connection in IPv6 carries a line both ways, and is closed by the guest first", echo6),
     Story::new("tcp/refused", "nobody listens, and the guest is told by a reset", refused),
-    Story::new("tcp/refused-v6", "likewise in IPv6", refused6),
+    Story::new("tcp/refused-v6", "nobody listens in IPv6, and the guest is told by a reset", refused6),
     Story::new("tcp/unreachable", "the host has no way to the server, and the guest is told by ICMP", unreachable)
         .spared(SIMULATED),
     Story::new("tcp/silent", "the server never answers; the guest repeats its SYN, and is told in the end", silent)

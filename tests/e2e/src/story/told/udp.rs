@@ -9,7 +9,7 @@ use crate::story::link::Datagrams;
 
 pub(super) const STORIES: &[Story] = &[
     Story::new("udp/echo", "a guest sends a datagram to a server on the host, which sends it back", echo),
-    Story::new("udp/echo-v6", "likewise in IPv6", echo6),
+    Story::new("udp/echo-v6", "a guest sends a datagram in IPv6 to a server on the host, which sends it back", echo6),
     Story::new("udp/sizes", "datagrams without data, of one byte, and as long as fits the link", sizes),
     Story::new("udp/many-answers", "a server answers one datagram by three", many),
     Story::new("udp/no-checksum", "a datagram whose sender did not make a checksum is good", no_checksum),
