@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::cache::Cache;
 use super::hosts::Hosts;
 use super::local::Local;
-use super::message::{Question, Transport, with_code};
+use super::message::{Question, Transport, is_answer, with_code};
 use super::resolv_conf::ResolvConf;
 use super::{LocalNames, Names};
 
@@ -64,7 +64,9 @@ impl Service {
         if let Some(answer) = self.cache.get(&question.key(), now) {
             return (Origin::Cache, answer);
         }
-        let Ok(mut answer) = Message::from_vec(upstream) else { return (Origin::Nobody, with_code(ResponseCode::ServFail)) };
+        let Some(mut answer) = Message::from_vec(upstream).ok().filter(is_answer) else {
+            return (Origin::Nobody, with_code(ResponseCode::ServFail));
+        };
         answer.queries = question.to_upstream().queries;
         self.cache.put(question.key(), &answer, now);
         (Origin::Upstream, answer)

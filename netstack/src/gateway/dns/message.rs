@@ -179,6 +179,12 @@ impl Question {
     }
 }
 
+/// Whether a server's message answers a query, whatever it says. One of another operation (RFC 6895 section 2.2) may hold records that no
+/// answer can, such as those without data of an update.
+pub(super) fn is_answer(message: &Message) -> bool {
+    message.metadata.message_type == MessageType::Response && message.metadata.op_code == OpCode::Query
+}
+
 /// A message that says nothing but `code`.
 pub(super) fn with_code(code: ResponseCode) -> Message {
     Message::error_msg(0, OpCode::Query, code)

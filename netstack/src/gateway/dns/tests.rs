@@ -599,6 +599,19 @@ async fn an_answer_to_another_question_is_not_believed() {
     assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::ServFail, 0));
 }
 
+#[tokio::test]
+async fn a_message_of_another_operation_is_no_answer() {
+    let server = Server::start(|query, _| {
+        let mut answer = answer_with(query, [address("www.example.", 66)]);
+        answer.metadata.op_code = OpCode::Update;
+        Some(answer)
+    })
+    .await;
+    let mut bed = Bed::with_resolv_conf(&format!("options timeout:1\nnameserver [127.0.0.1]:{}\n", server.address.port()));
+    let answer = bed.ask(question("www.example.", RecordType::A)).await;
+    assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::ServFail, 0));
+}
+
 #[test]
 fn without_a_runtime_the_service_says_so() {
     let error = DnsHandle::spawn(&DnsConfig::default(), Arc::default(), LocalNames::default()).unwrap_err();

@@ -22,10 +22,11 @@ use hickory_net::NetError;
 use hickory_net::tcp::TcpClientStream;
 use hickory_net::udp::UdpClientStream;
 use hickory_net::xfer::{DnsHandle, DnsRequestSender, FirstAnswer};
-use hickory_proto::op::{DnsRequest, DnsRequestOptions, Message, ResponseCode};
+use hickory_proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Message, ResponseCode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::message::is_answer;
 use super::resolv_conf::Timing;
 use socket::Runtime;
 
@@ -220,7 +221,7 @@ impl Server {
             .with_os_port_selection(true)
             .build();
         let answer = stream.send_message(DnsRequest::new(request.clone(), options)).first_answer().await?;
-        Ok(answer.into_message())
+        accept(answer)
     }
 
     async fn over_tcp(&self, request: &Message) -> Result<Message, NetError> {
@@ -232,6 +233,11 @@ impl Server {
         if answer.queries != request.queries {
             return Err(NetError::from("the answer is to another question"));
         }
-        Ok(answer.into_message())
+        accept(answer)
     }
+}
+
+fn accept(answer: DnsResponse) -> Result<Message, NetError> {
+    let message = answer.into_message();
+    if is_answer(&message) { Ok(message) } else { Err(NetError::from("the message is no answer to a query")) }
 }
