@@ -157,6 +157,9 @@ fn is_raw(settings: &Termios) -> bool {
     !settings.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
 }
 
+/// A way in which a machine ends, how it is brought about, and the program's exit status.
+type Way = (&'static str, fn(&mut Session), Option<i32>);
+
 #[test]
 fn the_terminal_is_as_it_was_however_the_machine_ends() {
     if !has_kvm() {
@@ -165,8 +168,7 @@ fn the_terminal_is_as_it_was_however_the_machine_ends() {
     let by_keys = |session: &mut Session| session.keyboard.write_all(b"\x01x").unwrap();
     let by_signal = |session: &mut Session| kill_process(Pid::from_child(&session.child), Signal::TERM).unwrap();
     let by_crash = |session: &mut Session| kill_process(Pid::from_child(&session.child), Signal::SEGV).unwrap();
-    let ways: [(&str, fn(&mut Session), Option<i32>); 3] =
-        [("Ctrl-A x", by_keys, Some(0)), ("SIGTERM", by_signal, Some(0)), ("SIGSEGV", by_crash, None)];
+    let ways: [Way; 3] = [("Ctrl-A x", by_keys, Some(0)), ("SIGTERM", by_signal, Some(0)), ("SIGSEGV", by_crash, None)];
     for (way, end, code) in ways {
         let mut session = Session::start(&WAITING);
         session.until_said("probe: serving");
