@@ -17,6 +17,7 @@
 //! | [`capture`] | recording what goes over the link while it does |
 //! | [`pcap`] | capture files, and what we write into their comments |
 //! | [`replay`] | playing recordings again, and naming what differs |
+//! | `program` | the program `slipway`; behind the cargo feature `program` |
 //! | [`config`] | what can be set, and the syntax of QEMU's `-netdev user` |
 //! | [`wire`], [`addr`], [`time`] | what they share |
 //! | `sim` | guests, links and one virtual clock to test all of this with; behind the cargo feature `sim` |
@@ -63,6 +64,8 @@ pub mod host;
 pub mod mutants;
 pub mod pcap;
 pub mod port;
+#[cfg(feature = "program")]
+pub mod program;
 pub mod replay;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -6,10 +6,10 @@ use vmm::boot::Entry;
 use vmm::machine::{Machine, Running, StopSwitch};
 
 use crate::devices;
-use crate::failure::Failure;
 use crate::network::Network;
 use crate::plan::Plan;
 use crate::run::unbuildable;
+use netstack::program::failure::Failure;
 
 /// A machine that can be started.
 #[derive(Debug)]

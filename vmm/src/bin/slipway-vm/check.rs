@@ -9,8 +9,8 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
-use crate::completions::print;
-use crate::failure::Failure;
+use netstack::program::completions::print;
+use netstack::program::failure::Failure;
 
 mod findings;
 
@@ -69,7 +69,7 @@ fn as_json(usable: bool, findings: &[Finding]) -> Result<String, Failure> {
         findings: &'a [Finding],
     }
     serde_json::to_string_pretty(&Whole { usable, findings })
-        .map_err(|err| Failure::new("cannot write the report as JSON").because(&err))
+        .map_err(|err| Failure::new("cannot write the report as JSON").because_of(&err))
 }
 
 fn as_table(usable: bool, findings: &[Finding]) -> String {

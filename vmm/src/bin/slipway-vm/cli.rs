@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use netstack::addr::MacAddr;
 use netstack::config::{Config, qemu};
+use netstack::program::log::check_filter;
 use vmm::machine::MAX_CPUS;
 
 /// The least memory with which anything boots.
@@ -332,13 +333,6 @@ fn switch(name: &str, value: Option<&str>) -> Result<bool, String> {
         None | Some("on") => Ok(true),
         Some("off") => Ok(false),
         Some(other) => Err(format!("{name} is on or off, not `{other}`")),
-    }
-}
-
-fn check_filter(text: &str) -> Result<String, String> {
-    match text.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(err) => Err(err.to_string()),
     }
 }
 

@@ -11,9 +11,9 @@ use vmm::virtio::transport::{VirtioPci, vectors};
 use vmm::virtio::{Parts, entropy};
 
 use crate::cli::CardKind;
-use crate::failure::Failure;
 use crate::plan::Card;
 use crate::run::unbuildable;
+use netstack::program::failure::Failure;
 
 /// Plugs in a network card; the port is for its network.
 pub(crate) fn card(machine: &mut Machine, network: &str, card: &Card) -> Result<Box<dyn Port>, Failure> {
@@ -62,5 +62,5 @@ fn virtio(machine: &mut Machine, name: String, parts: Parts) -> Result<(), Failu
 }
 
 fn unmade(err: &io::Error) -> Failure {
-    Failure::new("cannot make a device").because(err)
+    Failure::new("cannot make a device").because_of(err)
 }

@@ -10,7 +10,7 @@ use netstack::engine::{Engine, Handle};
 use netstack::port::Port;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::failure::Failure;
+use netstack::program::failure::Failure;
 
 /// How long an engine that was told to stop may take to write what it has recorded.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -46,11 +46,11 @@ impl Network {
                         _ = started.send(Ok(engine.handle()));
                         engine.run().await;
                     }
-                    Err(err) => _ = started.send(Err(Failure::new("the engine has not started").because(&err))),
+                    Err(err) => _ = started.send(Err(Failure::new("the engine has not started").because_of(&err))),
                 }
             });
         };
-        let thread = thread::Builder::new().name(format!("net-{id}")).spawn(body).map_err(|err| fail().because(&err))?;
+        let thread = thread::Builder::new().name(format!("net-{id}")).spawn(body).map_err(|err| fail().because_of(&err))?;
         match start.recv() {
             Ok(Ok(handle)) => Ok(Self { handle, thread: Some(thread) }),
             Ok(Err(failure)) => Err(failure.of(fail())),
@@ -66,7 +66,7 @@ impl Network {
     pub(crate) async fn attach(&self, port: Box<dyn Port>) -> Result<(), Failure> {
         let name = port.name();
         let attached = self.handle.attach(port).await;
-        attached.map(|_| ()).map_err(|err| Failure::new(format!("cannot connect {name} to its network")).because(&err))
+        attached.map(|_| ()).map_err(|err| Failure::new(format!("cannot connect {name} to its network")).because_of(&err))
     }
 
     /// Records its frames from now on.
@@ -76,7 +76,7 @@ impl Network {
     /// When the recording cannot begin.
     pub(crate) async fn record(&self, capture: Opened) -> Result<(), Failure> {
         let begun = self.handle.begin_capture(capture).await;
-        begun.map(drop).map_err(|err| Failure::new("cannot record").because(&err))
+        begun.map(drop).map_err(|err| Failure::new("cannot record").because_of(&err))
     }
 
     /// Tells on the log where its forwards listen.
@@ -106,5 +106,5 @@ impl Drop for Network {
 
 /// A runtime on this thread alone.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_current_thread().enable_all().build().map_err(|err| Failure::new("cannot start the event loop").because(&err))
+    Builder::new_current_thread().enable_all().build().map_err(|err| Failure::new("cannot start the event loop").because_of(&err))
 }

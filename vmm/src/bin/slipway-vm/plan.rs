@@ -12,7 +12,7 @@ use vmm::probe;
 use vmm::virtio::block::{Disk, DiskError};
 
 use crate::cli::{CaptureSpec, CardKind, DriveSpec, E1000_MTU_MAX, RunArgs};
-use crate::failure::Failure;
+use netstack::program::failure::Failure;
 
 /// What the kernel is told if nobody says otherwise: where its console is.
 const COMMAND_LINE: &str = "console=ttyS0";
@@ -69,7 +69,7 @@ impl Plan {
         let (kernel, payload) = kernel(args, &networks)?;
         let size = args.memory.0;
         let memory = memory::allocate(size).map_err(|err| {
-            Failure::new(format!("cannot make {} MiB of memory for the virtual machine", size >> 20)).because(&err)
+            Failure::new(format!("cannot make {} MiB of memory for the virtual machine", size >> 20)).because_of(&err)
         })?;
         let entry = kernel.load(&memory, &payload).map_err(|err| unbootable(&err))?;
         // Last, because it makes files.
@@ -97,7 +97,7 @@ fn errand(networks: &[NetworkPlan]) -> String {
 }
 
 fn unbootable(error: &BootError) -> Failure {
-    let failure = Failure::usage("the kernel cannot be booted").because(error);
+    let failure = Failure::usage("the kernel cannot be booted").because_of(error);
     match error {
         BootError::NoKernel { what, .. } if what.contains("compressed") => {
             failure.advice("Give the file as the distribution installs it in /boot (vmlinuz), or unpack it.")
@@ -117,7 +117,7 @@ fn disk(spec: &DriveSpec) -> Result<Disk, Failure> {
         return Err(Failure::usage(format!("{path} cannot be a disk")).advice("It is neither a file nor a block device."));
     }
     let disk = Disk::open(&spec.file, spec.read_only).map_err(|err| {
-        let failure = Failure::usage("a disk cannot be used").because(&err);
+        let failure = Failure::usage("a disk cannot be used").because_of(&err);
         match err {
             DiskError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied && !spec.read_only => {
                 failure.advice("If it need not be written to, add readonly=on.")
@@ -144,7 +144,7 @@ fn record(spec: &CaptureSpec, networks: &mut [NetworkPlan]) -> Result<(), Failur
     }
     let mut config = CaptureConfig::to_file(path.as_path());
     config.user = Some(network.options.clone());
-    let opened = config.open().map_err(|err| Failure::usage(format!("cannot record into {}", path.display())).because(&err))?;
+    let opened = config.open().map_err(|err| Failure::usage(format!("cannot record into {}", path.display())).because_of(&err))?;
     network.capture = Some(opened);
     Ok(())
 }

@@ -9,10 +9,10 @@ use crate::build::Built;
 use crate::check;
 use crate::cli::RunArgs;
 use crate::console::{self, Output};
-use crate::failure::Failure;
 use crate::network;
 use crate::plan::Plan;
 use crate::terminal::Raw;
+use netstack::program::failure::Failure;
 
 /// Runs a machine until it ends.
 ///
@@ -27,11 +27,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8, Failure> {
 
 async fn drive(plan: Plan) -> Result<u8, Failure> {
     let mut asked = Termination::catch()?;
-    let stop = StopSwitch::new().map_err(|err| Failure::new("cannot make an eventfd").because(&err))?;
+    let stop = StopSwitch::new().map_err(|err| Failure::new("cannot make an eventfd").because_of(&err))?;
     let built = Built::of(plan, stop.clone(), Box::new(Output(stop.clone()))).await?;
     let serial = built.machine.serial().clone();
-    let _raw = Raw::enter().map_err(|err| Failure::new("cannot use the terminal as a console").because(&err))?;
-    console::feed(serial, stop.clone()).map_err(|err| Failure::new("cannot read the console").because(&err))?;
+    let _raw = Raw::enter().map_err(|err| Failure::new("cannot use the terminal as a console").because_of(&err))?;
+    console::feed(serial, stop.clone()).map_err(|err| Failure::new("cannot read the console").because_of(&err))?;
     let (running, networks) = built.start()?;
     let mut waiting = tokio::task::spawn_blocking(|| running.wait());
     let ending = tokio::select! {
@@ -44,7 +44,7 @@ async fn drive(plan: Plan) -> Result<u8, Failure> {
     };
     // The processors have stopped: nothing uses the networks any more.
     drop(networks);
-    outcome(ending.map_err(|err| Failure::new("cannot wait for the machine").because(&err))?)
+    outcome(ending.map_err(|err| Failure::new("cannot wait for the machine").because_of(&err))?)
 }
 
 fn outcome(ending: Ending) -> Result<u8, Failure> {
@@ -70,7 +70,7 @@ fn outcome(ending: Ending) -> Result<u8, Failure> {
 
 /// Why there is no machine.
 pub(crate) fn unbuildable(error: &MachineError) -> Failure {
-    let failure = Failure::new("cannot make a virtual machine").because(error);
+    let failure = Failure::new("cannot make a virtual machine").because_of(error);
     match error {
         MachineError::Open(err) => match check::remedy_for_kvm(&io::Error::from_raw_os_error(err.errno())) {
             Some(advice) => failure.advice(advice),
@@ -90,7 +90,7 @@ struct Termination {
 
 impl Termination {
     fn catch() -> Result<Self, Failure> {
-        let catch = |kind| signal(kind).map_err(|err| Failure::new("cannot catch signals").because(&err));
+        let catch = |kind| signal(kind).map_err(|err| Failure::new("cannot catch signals").because_of(&err));
         Ok(Self {
             interrupt: catch(SignalKind::interrupt())?,
             terminate: catch(SignalKind::terminate())?,

@@ -44,7 +44,7 @@ fn kvm() -> Finding {
             Finding::lacking(
                 ESSENTIAL,
                 State::Missing,
-                format!("/dev/kvm cannot be opened: {}", crate::failure::plain(&err.to_string())),
+                format!("/dev/kvm cannot be opened: {}", netstack::program::failure::plain(&err.to_string())),
                 remedy,
             )
         }
@@ -151,7 +151,7 @@ fn tun() -> Finding {
             State::Limited,
             format!(
                 "{path} cannot be opened: {}; virtual machines need none, `slipway shell` does",
-                crate::failure::plain(&err.to_string())
+                netstack::program::failure::plain(&err.to_string())
             ),
             format!("As root: `modprobe tun` and `chmod 0666 {path}`."),
         ),

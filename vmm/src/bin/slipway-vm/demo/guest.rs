@@ -16,10 +16,10 @@ use vmm::probe::{self, NicKind, Plan as Errand, Report, Servers};
 
 use crate::build::Built;
 use crate::cli::CardKind;
-use crate::failure::Failure;
 use crate::network;
 use crate::plan::{Card, NetworkPlan, Plan};
-use crate::report::{Outcome, Step};
+use netstack::program::failure::Failure;
+use netstack::program::report::{Outcome, Step};
 
 /// How much memory the guest has.
 const MEMORY: u64 = 64 << 20;
@@ -51,7 +51,7 @@ pub(super) fn in_machine(nic: NicKind, bytes: u64) -> Result<Vec<Step>, Failure>
     let command_line = errand(&config, nic, &servers, bytes).to_string();
     let kind = if nic == NicKind::E1000 { CardKind::E1000 } else { CardKind::VirtioNet };
     let card = Card { kind, mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]), mtu: config.mtu };
-    let cannot = |err: &(dyn std::error::Error + 'static)| Failure::new("cannot prepare the guest").because(err);
+    let cannot = |err: &(dyn std::error::Error + 'static)| Failure::new("cannot prepare the guest").because_of(err);
 
     let started = Instant::now();
     let memory = memory::allocate(MEMORY).map_err(|err| cannot(&err))?;
@@ -98,12 +98,12 @@ pub(super) fn simulated(bytes: u64) -> Result<Vec<Step>, Failure> {
     let mut steps = Steps::new(Instant::now());
     let errand = errand(&config, NicKind::Auto, &servers, bytes);
     probe::simulate(&config, Offloads::ALL, &errand, |report| steps.take(report))
-        .map_err(|err| Failure::new("cannot simulate the guest").because(&err))?;
+        .map_err(|err| Failure::new("cannot simulate the guest").because_of(&err))?;
     Ok(steps.steps)
 }
 
 fn start_servers() -> Result<Servers, Failure> {
-    Servers::start().map_err(|err| Failure::new("cannot start servers on the loopback address").because(&err))
+    Servers::start().map_err(|err| Failure::new("cannot start servers on the loopback address").because_of(&err))
 }
 
 /// The steps so far.

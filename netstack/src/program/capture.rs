@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::capture::{CaptureConfig, CaptureError, Filter, Opened, Rotation};
 use clap::Args;
-use netstack::capture::{CaptureConfig, CaptureError, Filter, Opened, Rotation};
 
-use crate::failure::{Failure, OrFail};
+use crate::program::failure::{Failure, OrFail};
 
 /// Files that a rotation keeps if nothing else is said.
 const FILES: u32 = 10;

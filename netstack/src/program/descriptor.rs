@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::failure::Failure;
+use crate::program::failure::Failure;
 
 /// Takes over a descriptor that our caller has opened for us and named by `option`. Call it before anything else is opened, because a wrong
 /// number would then be a descriptor of ours.

@@ -4,15 +4,15 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use crate::addr::MacAddr;
+use crate::config::Config;
 use futures_util::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netstack::addr::MacAddr;
-use netstack::config::Config;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
-use crate::failure::Failure;
+use crate::program::failure::Failure;
 
 /// The last part of the IPv6 address that we give, after the prefix: the same digits as in 10.0.2.15.
 const IPV6_HOST: u128 = 0x15;

@@ -9,22 +9,22 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use netstack::addr::MacAddr;
-use netstack::config::Config;
-use netstack::engine::Handle;
-use netstack::port::tap::Tap;
+use crate::addr::MacAddr;
+use crate::config::Config;
+use crate::engine::Handle;
+use crate::port::tap::Tap;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::capture::StandardOutput;
-use crate::cli::ShellArgs;
-use crate::failure::{Failure, OrFail};
-use crate::interface::Addresses;
-use crate::limits::Inherited;
-use crate::namespace::{self, resolv};
-use crate::process::{Child, Link, die_with_parent, fork};
-use crate::tap::{TapSpec, hand_out, take};
-use crate::{diagnose, engine};
+use crate::program::capture::StandardOutput;
+use crate::program::cli::ShellArgs;
+use crate::program::failure::{Failure, OrFail};
+use crate::program::interface::Addresses;
+use crate::program::limits::Inherited;
+use crate::program::namespace::{self, resolv};
+use crate::program::process::{Child, Link, die_with_parent, fork};
+use crate::program::tap::{TapSpec, hand_out, take};
+use crate::program::{diagnose, engine};
 
 /// The guest's interface.
 const INTERFACE: &str = "tap0";

@@ -5,10 +5,10 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use crate::addr::MacAddr;
 use dhcproto::v4::{
     CLIENT_PORT, Decodable, Decoder, DhcpOption, Encodable, Encoder, Flags, Message, MessageType, OptionCode, SERVER_PORT,
 };
-use netstack::addr::MacAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long the first question waits for its answer; each further one waits twice as long (section 4.1).

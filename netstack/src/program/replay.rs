@@ -5,12 +5,12 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
-use netstack::replay::sidecar::Sidecar;
-use netstack::replay::{Difference, Options, Report, replay, update};
+use crate::replay::sidecar::Sidecar;
+use crate::replay::{Difference, Options, Report, replay, update};
 use serde::Serialize;
 
-use crate::cli::ReplayArgs;
-use crate::failure::{Failure, OrFail};
+use crate::program::cli::ReplayArgs;
+use crate::program::failure::{Failure, OrFail};
 
 /// The largest file that is read: the whole of it is held in memory.
 const LARGEST: u64 = 2 << 30;
@@ -107,7 +107,7 @@ fn one(path: &Path, options: &Options, rewrite: bool) -> Result<Outcome, Failure
     }
     let file = fs::read(path).or_fail(unreadable)?;
     let sidecar = Sidecar::beside(path).map_err(|err| Failure::new(format!("cannot play {}", path.display())).because_of(&err))?;
-    let cannot = |err: &netstack::replay::ReplayError| Failure::new(format!("cannot play {}", path.display())).because(err);
+    let cannot = |err: &crate::replay::ReplayError| Failure::new(format!("cannot play {}", path.display())).because(err);
     if !rewrite {
         return Ok(Outcome::Played { report: replay(&file, sidecar, options).map_err(|err| cannot(&err))?, updated: false });
     }

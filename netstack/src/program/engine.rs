@@ -3,14 +3,14 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use netstack::capture::Opened;
-use netstack::config::Config;
-use netstack::engine::{Engine, Handle};
+use crate::capture::Opened;
+use crate::config::Config;
+use crate::engine::{Engine, Handle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::capture::explain;
-use crate::failure::{Failure, OrFail};
+use crate::program::capture::explain;
+use crate::program::failure::{Failure, OrFail};
 
 /// How long an engine that was told to stop may take to write what it has recorded.
 const FAREWELL: Duration = Duration::from_secs(6);

@@ -1,4 +1,4 @@
-//! What the demo has found: a table for people, JSON for programs. In both, the same as `slipway demo` prints.
+//! What a demonstration has found: a table for people, JSON for programs.
 
 use std::io::{self, IsTerminal};
 
@@ -6,8 +6,8 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde::{Deserialize, Serialize};
 
-use crate::completions::print;
-use crate::failure::Failure;
+use crate::program::completions::print;
+use crate::program::failure::{Failure, OrFail};
 
 /// The width of a table that is not shown on a terminal, in columns.
 const PLAIN_WIDTH: u16 = 120;
@@ -15,49 +15,54 @@ const PLAIN_WIDTH: u16 = 120;
 /// How a step has come out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// All that it claims was seen.
     Passed,
     /// Something was seen that ought not to be.
     Failed,
-    /// This machine lacks what it needs.
+    /// This machine lacks what it needs, or a step that it builds on has failed.
     Skipped,
 }
 
-/// One step of the demo.
+/// One step of a demonstration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Step {
-    pub(crate) name: String,
-    pub(crate) outcome: Outcome,
+pub struct Step {
+    /// What is tried.
+    pub name: String,
+    /// How it has come out.
+    pub outcome: Outcome,
     /// What was seen, with its figures.
-    pub(crate) detail: String,
-    /// How long it took.
-    pub(crate) seconds: f64,
+    pub detail: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
 }
 
 impl Step {
     /// A step that this machine cannot do.
-    pub(crate) fn skipped(name: &str, why: String) -> Self {
+    pub fn skipped(name: &str, why: String) -> Self {
         Self { name: name.to_owned(), outcome: Outcome::Skipped, detail: why, seconds: 0.0 }
     }
 }
 
 /// The steps of one guest.
 #[derive(Debug, Serialize)]
-pub(crate) struct Part {
-    pub(crate) title: &'static str,
-    pub(crate) steps: Vec<Step>,
+pub struct Part {
+    /// What the guest is.
+    pub title: &'static str,
+    /// What it did.
+    pub steps: Vec<Step>,
 }
 
 /// All of them.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
-    pub(crate) parts: Vec<Part>,
+pub struct Report {
+    /// One guest after the other.
+    pub parts: Vec<Part>,
 }
 
 impl Report {
     /// Whether nothing has failed, and something has been tried.
-    pub(crate) fn passed(&self) -> bool {
+    pub fn passed(&self) -> bool {
         self.count(Outcome::Failed) == 0 && self.count(Outcome::Passed) > 0
     }
 
@@ -70,7 +75,11 @@ impl Report {
     }
 
     /// Prints it on standard output.
-    pub(crate) fn print(&self, json: bool) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be written to.
+    pub fn print(&self, json: bool) -> Result<(), Failure> {
         let mut text =
             if json { self.json()? } else { self.table(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()) };
         text.push('\n');
@@ -84,7 +93,7 @@ impl Report {
             parts: &'a [Part],
         }
         serde_json::to_string_pretty(&Whole { passed: self.passed(), parts: &self.parts })
-            .map_err(|err| Failure::new("cannot write the results as JSON").because(&err))
+            .or_fail(|| "cannot write the results as JSON")
     }
 
     fn table(&self, colour: bool) -> String {
@@ -153,5 +162,13 @@ mod tests {
         assert!(!table.contains('\x1b'));
         assert!(table.contains("a guest") && table.contains("  lease") && table.contains("FAILED"));
         assert!(report.table(true).contains('\x1b'));
+    }
+
+    #[test]
+    fn the_json_says_it_all() {
+        let report = Report { parts: vec![part(&[Outcome::Passed])] };
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!(json["passed"], true);
+        assert_eq!(json["parts"][0]["steps"][0]["outcome"], "passed");
     }
 }

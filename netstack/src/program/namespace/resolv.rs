@@ -8,10 +8,10 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use netstack::config::Config;
+use crate::config::Config;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
-use crate::failure::Failure;
+use crate::program::failure::Failure;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 

@@ -14,8 +14,8 @@ use super::dhcp::Lease;
 use super::dns::Transport;
 use super::servers::{Ports, serve_reply_at_end, serve_tcp, serve_udp_echo};
 use super::steps::{self, Seen, Trouble};
-use crate::process::Link;
-use crate::report::{Outcome, Step};
+use crate::program::process::Link;
+use crate::program::report::{Outcome, Step};
 
 /// The TCP and UDP port of the guest's own servers, to which ports of the host lead.
 pub(crate) const GUEST_PORT: u16 = 7;

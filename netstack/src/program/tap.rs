@@ -2,13 +2,13 @@
 
 use std::os::fd::AsFd;
 
-use netstack::addr::MacAddr;
-use netstack::port::tap::Tap;
+use crate::addr::MacAddr;
+use crate::port::tap::Tap;
 
-use crate::engine::runtime;
-use crate::failure::{Failure, OrFail};
-use crate::interface::{Addresses, Netlink, hasten_ipv6};
-use crate::process::{Child, Link};
+use crate::program::engine::runtime;
+use crate::program::failure::{Failure, OrFail};
+use crate::program::interface::{Addresses, Netlink, hasten_ipv6};
+use crate::program::process::{Child, Link};
 
 /// What is to be made.
 #[derive(Debug)]

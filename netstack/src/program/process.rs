@@ -15,8 +15,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 
-use crate::descriptor::watch;
-use crate::failure::{Failure, OrFail};
+use crate::program::descriptor::watch;
+use crate::program::failure::{Failure, OrFail};
 
 /// The longest message of a [`Link`], in bytes.
 const MESSAGE_LIMIT: usize = 64 << 10;

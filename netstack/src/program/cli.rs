@@ -5,15 +5,16 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::capture::{Opened, filter};
+use crate::config::{Config, qemu};
+use crate::port::stream::StreamAddress;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use netstack::capture::{Opened, filter};
-use netstack::config::{Config, qemu};
-use netstack::port::stream::StreamAddress;
 
-use crate::capture::{CaptureArgs, StandardOutput};
-use crate::failure::Failure;
-use crate::namespace::Target;
+use crate::program::capture::{CaptureArgs, StandardOutput};
+use crate::program::failure::Failure;
+use crate::program::log::check_filter;
+use crate::program::namespace::Target;
 
 /// The largest MTU of a link: what fits an IP packet, rounded down as other user-mode networks have it.
 const MTU_MAX: u16 = 65_520;
@@ -116,7 +117,7 @@ engine. Needs no root and no internet, only /dev/net/tun and user namespaces. Ex
 Examples:
   slipway demo
   slipway demo --size 1024 --mtu 65520
-  slipway demo --json | jq '.steps[] | select(.passed | not)'";
+  slipway demo --json | jq '.parts[].steps[] | select(.passed | not)'";
 
 const REPLAY_HELP: &str = "\
 What the guest sent is sent to an engine in virtual time; what the host's peers said is taken from the recording. What the engine sends is \
@@ -371,13 +372,6 @@ pub(crate) struct ReplayArgs {
 
 fn check_options(text: &str) -> Result<String, String> {
     qemu::parse(text).map(|_| text.to_owned()).map_err(|err| err.to_string())
-}
-
-fn check_filter(text: &str) -> Result<String, String> {
-    match text.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(err) => Err(err.to_string()),
-    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use crate::diagnose::Kernel;
-use crate::failure::{Failure, OrFail};
+use crate::program::diagnose::Kernel;
+use crate::program::failure::{Failure, OrFail};
 
 /// Moves this process into new user, network and mount namespaces, in which it is root and outside of which it stays who it was.
 ///

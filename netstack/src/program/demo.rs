@@ -1,6 +1,6 @@
 //! `slipway demo`: the proof that this program works on this machine, with nothing from outside it.
 //!
-//! Servers run on the host's loopback address; a child in new namespaces is the guest and uses them through the engine: see [`guest`] for
+//! Servers run on the host's loopback address; a child in new namespaces is the guest and uses them through the engine: see `guest` for
 //! what it does. The last steps go the other way, from the host to the guest's servers. The parent draws progress and prints the table.
 
 mod dhcp;
@@ -16,19 +16,22 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netstack::config::{Config, HostForward, Protocol};
-use netstack::engine::Handle;
-use netstack::port::tap::Tap;
+use crate::config::{Config, HostForward, Protocol};
+use crate::engine::Handle;
+use crate::port::tap::Tap;
 use tokio::sync::mpsc;
 
 use self::guest::{GUEST_PORT, Message, Plan};
 use self::servers::Servers;
-use crate::cli::DemoArgs;
-use crate::failure::{Failure, OrFail, plain};
-use crate::process::{Child, Link, die_with_parent, fork};
-use crate::report::{Outcome, Report, Step};
-use crate::tap::{TapSpec, hand_out, take};
-use crate::{diagnose, engine, namespace};
+use crate::program::cli::DemoArgs;
+use crate::program::failure::{Failure, OrFail, plain};
+use crate::program::process::{Child, Link, die_with_parent, fork};
+use crate::program::report::{Outcome, Part, Report, Step};
+use crate::program::tap::{TapSpec, hand_out, take};
+use crate::program::{diagnose, engine, namespace};
+
+/// What this guest is.
+const TITLE: &str = "a guest in a network namespace";
 
 /// The guest's interface.
 const INTERFACE: &str = "tap0";
@@ -44,15 +47,27 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Shows it all; 1 if something has failed.
 pub(crate) fn run(args: &DemoArgs) -> Result<u8, Failure> {
+    let report = Report { parts: vec![part(args.size, args.mtu)?] };
+    report.print(args.json)?;
+    Ok(u8::from(!report.passed()))
+}
+
+/// What a guest in a network namespace does: `size` MiB each way, over a link with this MTU. Must be called by a process with a single
+/// thread, since the guest is a fork of it.
+///
+/// # Errors
+///
+/// When this machine does not allow it.
+pub fn part(size: u32, mtu: u16) -> Result<Part, Failure> {
     diagnose::check_tun()?;
     let (servers, ports) = Servers::bind()?;
-    let mut config = Config { mtu: args.mtu, ..Config::default() };
+    let mut config = Config { mtu, ..Config::default() };
     config.host_forwards = [Protocol::Tcp, Protocol::Udp].map(forward).into();
     let (Some(ipv4), Some(ipv6)) = (&config.ipv4, &config.ipv6) else { unreachable!("both are on by default") };
     let plan = Plan {
         interface: INTERFACE,
-        mtu: args.mtu,
-        size: u64::from(args.size) << 20,
+        mtu,
+        size: u64::from(size) << 20,
         ports,
         expected: ipv4.dhcp_start,
         gateway_v6: ipv6.gateway,
@@ -69,12 +84,13 @@ pub(crate) fn run(args: &DemoArgs) -> Result<u8, Failure> {
         )
     })?;
     let Some((tap, _)) = take(&child, config.mtu)? else {
-        return child.wait().or_fail(|| "cannot wait for the guest");
+        let code = child.wait().or_fail(|| "cannot wait for the guest")?;
+        let why = format!("it could not be made, for the reason told above; its process has ended with code {code}");
+        return Ok(Part { title: TITLE, steps: vec![Step::skipped("namespaces", why)] });
     };
     servers.start();
-    let report = engine::with_engine(&config, None, async |handle| watch(&child, handle, tap, plan.size).await)?;
-    report.print(args.json)?;
-    Ok(u8::from(!report.passed()))
+    let steps = engine::with_engine(&config, None, async |handle| watch(&child, handle, tap, plan.size).await)?;
+    Ok(Part { title: TITLE, steps })
 }
 
 /// A free port of the host that leads to the guest.
@@ -96,14 +112,14 @@ fn inside(link: &Link, parent: rustix::process::Pid, plan: &Plan) -> Result<(), 
 }
 
 /// Follows the guest to its end.
-async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Report, Failure> {
+async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Vec<Step>, Failure> {
     let attachment = handle.attach(Box::new(tap)).await.or_fail(|| "cannot attach the tap")?;
     let forwards = handle.host_forwards().await.or_fail(|| "cannot learn the forwarded ports")?;
     let mut messages = read_all(child.link.try_clone().or_fail(|| "cannot listen to the guest")?);
     // A guest that has gone is seen below.
     let _ = child.link.send(b"go", None);
 
-    let mut report = Report::default();
+    let mut steps = Vec::new();
     let mut progress = Progress::new(size);
     loop {
         let message = match tokio::time::timeout(SILENCE, messages.recv()).await {
@@ -111,12 +127,12 @@ async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Rep
             Ok(None) => {
                 let code = child.ended().await.or_fail(|| "cannot wait for the guest")?;
                 if code != 0 {
-                    report.steps.push(progress.interrupted(format!("the guest has ended with code {code}")));
+                    steps.push(progress.interrupted(format!("the guest has ended with code {code}")));
                 }
                 break;
             }
             Err(_) => {
-                report.steps.push(progress.interrupted(format!("the guest was silent for {} s", SILENCE.as_secs())));
+                steps.push(progress.interrupted(format!("the guest was silent for {} s", SILENCE.as_secs())));
                 break;
             }
         };
@@ -125,7 +141,7 @@ async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Rep
             Message::Progress(done) => progress.at(done),
             Message::Ended(step) => {
                 progress.end();
-                report.steps.push(step);
+                steps.push(step);
             }
             Message::Serving => {
                 for forward in &forwards {
@@ -134,7 +150,7 @@ async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Rep
                         Protocol::Udp => ("UDP from the host to the guest", udp_to_guest),
                     };
                     progress.begin(name.to_owned());
-                    report.steps.push(from_host(name, forward.address, check).await);
+                    steps.push(from_host(name, forward.address, check).await);
                     progress.end();
                 }
                 let _ = child.link.send(b"done", None);
@@ -143,7 +159,7 @@ async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Rep
     }
     progress.end();
     drop(attachment);
-    Ok(report)
+    Ok(steps)
 }
 
 /// Receives in a thread of its own, because the link blocks.

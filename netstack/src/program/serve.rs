@@ -3,15 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use netstack::engine::Handle;
-use netstack::port::Port;
-use netstack::port::stream::{ListenError, StreamListener, StreamPort};
+use crate::engine::Handle;
+use crate::port::Port;
+use crate::port::stream::{ListenError, StreamListener, StreamPort};
 use tokio::task::JoinSet;
 
-use crate::capture::StandardOutput;
-use crate::cli::{PortSpec, ServeArgs};
-use crate::engine::{self, Termination};
-use crate::failure::{Failure, OrFail};
+use crate::program::capture::StandardOutput;
+use crate::program::cli::{PortSpec, ServeArgs};
+use crate::program::engine::{self, Termination};
+use crate::program::failure::{Failure, OrFail};
 
 /// How long to wait after a guest could not be accepted: nearly always because descriptors are used up, which others have to end.
 const RESPITE: Duration = Duration::from_millis(200);

@@ -8,21 +8,21 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netstack::engine::Handle;
-use netstack::port::tap::Tap;
+use crate::engine::Handle;
+use crate::port::tap::Tap;
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::capture::StandardOutput;
-use crate::cli::NetnsArgs;
-use crate::descriptor::{hung_up, inherited, watch};
-use crate::engine::Termination;
-use crate::failure::{Failure, OrFail};
-use crate::interface::Addresses;
-use crate::namespace::Target;
-use crate::process::fork;
-use crate::shell::reserve_first_address;
-use crate::tap::{TapSpec, hand_out, take};
-use crate::{diagnose, engine, namespace};
+use crate::program::capture::StandardOutput;
+use crate::program::cli::NetnsArgs;
+use crate::program::descriptor::{hung_up, inherited, watch};
+use crate::program::engine::Termination;
+use crate::program::failure::{Failure, OrFail};
+use crate::program::interface::Addresses;
+use crate::program::namespace::Target;
+use crate::program::process::fork;
+use crate::program::shell::reserve_first_address;
+use crate::program::tap::{TapSpec, hand_out, take};
+use crate::program::{diagnose, engine, namespace};
 
 /// How often the file that stands for a namespace is looked for. Its removal cannot be awaited everywhere, not below /proc for one.
 const LOOK: Duration = Duration::from_secs(1);

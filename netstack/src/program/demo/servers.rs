@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, Udp
 use std::thread;
 
 use super::transfer::{serve_download, serve_upload};
-use crate::failure::{Failure, OrFail};
+use crate::program::failure::{Failure, OrFail};
 
 /// The longest message of the half-close step, in bytes.
 const MESSAGE_LIMIT: u64 = 64 << 10;

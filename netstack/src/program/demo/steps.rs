@@ -12,9 +12,9 @@ use super::dhcp::{self, Lease};
 use super::dns::{self, Transport};
 use super::guest::Plan;
 use super::{HOSTNAME, ping as icmp, transfer};
-use crate::engine::runtime;
-use crate::failure::{Failure, plain};
-use crate::interface::{Addresses, Interface, Netlink};
+use crate::program::engine::runtime;
+use crate::program::failure::{Failure, plain};
+use crate::program::interface::{Addresses, Interface, Netlink};
 
 /// How long anything may stand still.
 const PATIENCE: Duration = Duration::from_secs(20);

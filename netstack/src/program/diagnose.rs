@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::failure::Failure;
+use crate::program::failure::Failure;
 
 /// Where a tap comes from.
 pub(crate) const TUN: &str = "/dev/net/tun";

@@ -1,0 +1,7 @@
+//! `slipway`: see [`netstack::program`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netstack::program::main()
+}
