@@ -140,11 +140,14 @@ pub(crate) struct RunArgs {
     /// A disk: file=FILE[,readonly=on]; may be given several times
     #[arg(long = "drive", value_name = "OPTS")]
     pub(crate) drives: Vec<DriveSpec>,
-    /// A network: user,id=ID[,OPTS]; may be given several times
-    #[arg(long = "netdev", value_name = "user,OPTS")]
+    // Not a doc comment: in those, brackets are links.
+    #[arg(long = "netdev", value_name = "user,OPTS", help = "A network: user,id=ID[,OPTS]; may be given several times")]
     pub(crate) networks: Vec<NetworkSpec>,
-    /// A network card: virtio-net|e1000,netdev=ID[,mac=MAC][,mtu=N]; may be given several times
-    #[arg(long = "device", value_name = "KIND,OPTS")]
+    #[arg(
+        long = "device",
+        value_name = "KIND,OPTS",
+        help = "A network card: virtio-net|e1000,netdev=ID[,mac=MAC][,mtu=N]; may be given several times"
+    )]
     pub(crate) devices: Vec<CardSpec>,
     /// Record a network's frames into this pcapng file, which only you may read; with several networks, each may have one
     #[arg(long = "pcap", value_name = "[ID=]FILE")]
