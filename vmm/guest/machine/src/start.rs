@@ -1,5 +1,6 @@
 //! What the loader has passed on, and the ends that a guest can come to.
 
+#[cfg(probe_image)]
 use core::arch::global_asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
@@ -9,6 +10,8 @@ use probe_body::report::Report;
 use crate::acpi;
 use crate::serial::Serial;
 
+// Its addresses are fixed, so no program of this system can be linked with it.
+#[cfg(probe_image)]
 global_asm!(include_str!("boot.s"), options(att_syntax));
 
 unsafe extern "C" {
