@@ -2,7 +2,7 @@
 //!
 //! What always holds, looked at in every turn:
 //!
-//! - Each side hears what the other says, in order and unchanged ([`Talk`]); each frame of the stack is right ([`super::watch`]).
+//! - Each side hears what the other says, in order and unchanged (`Talk`); each frame of the stack is right ([`super::watch`]).
 //! - No limit is exceeded, and nobody goes on for ever without time passing.
 //! - A conversation that nothing ends comes to its end. One that is cut short was reset, refused or unplugged by somebody.
 //! - When all is over, one more conversation goes well; and then nothing is left: no connection, no mapping, no socket.
