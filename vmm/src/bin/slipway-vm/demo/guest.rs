@@ -123,14 +123,14 @@ impl Steps {
                 let since = self.started.elapsed();
                 self.pass(
                     "start",
-                    format!("the guest drives its {nic} {mac}, {} ms after this program began", since.as_millis()),
+                    format!("the guest drives its {nic} {mac}, {} ms after its machine was begun", since.as_millis()),
                     0,
                 );
             }
             Report::Lease { address, prefix, router, micros, .. } => {
                 let router = router.map(|router| format!(", router {router}")).unwrap_or_default();
                 let since = self.started.elapsed().as_millis();
-                self.pass("lease", format!("{address}/{prefix}{router}; {since} ms after this program began"), *micros);
+                self.pass("lease", format!("{address}/{prefix}{router}; {since} ms after its machine was begun"), *micros);
             }
             Report::Ping { to, micros } => self.pass("ping", format!("{to} answers in {micros} us"), *micros),
             Report::Name { name, address, micros } => self.pass("name", format!("{name} is {address}"), *micros),
