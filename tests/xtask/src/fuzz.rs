@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the fuzz targets of `netstack/fuzz`, built, seeded, run and reported on.
+//! `cargo xtask fuzz`: the fuzz targets of `netstack/fuzz` and `vmm/fuzz`, built, seeded, run and reported on.
 //!
 //! The smoke run is built without optimisation, because the build is most of it; it gives each target its seeds, its corpus and a few
 //! seconds.
@@ -29,8 +29,44 @@ const CARGO_FUZZ: &str = "~0.13";
 /// The triple for which all of this is built; cargo-fuzz knows it better than to leave it out.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// Every target, in the order in which they are run.
-const TARGETS: [&str; 7] = ["engine", "frame", "dhcp", "dns", "config", "capture_file", "stream_framing"];
+/// Fuzz targets that are built together.
+#[derive(Debug)]
+struct Collection {
+    /// The crate of the targets, a workspace of its own.
+    directory: &'static str,
+    /// The package that knows what they ask, and that writes their seeds.
+    judge: &'static str,
+    /// In the order in which they are run. No two collections have one of the same name.
+    targets: &'static [&'static str],
+    /// Whether there are seeds in the recorded conversations too.
+    has_recordings: bool,
+}
+
+const COLLECTIONS: [Collection; 2] = [
+    Collection {
+        directory: "netstack/fuzz",
+        judge: "netstack-judge",
+        targets: &["engine", "frame", "dhcp", "dns", "config", "capture_file", "stream_framing"],
+        has_recordings: true,
+    },
+    Collection {
+        directory: "vmm/fuzz",
+        judge: "vmm-judge",
+        targets: &["e1000_mmio", "virtio_net_queue", "pci_config"],
+        has_recordings: false,
+    },
+];
+
+impl Collection {
+    fn of(target: &str) -> Option<&'static Self> {
+        COLLECTIONS.iter().find(|collection| collection.targets.contains(&target))
+    }
+}
+
+/// Every target.
+fn all_targets() -> Vec<&'static str> {
+    COLLECTIONS.iter().flat_map(|collection| collection.targets).copied().collect()
+}
 
 /// The longest input that is made up, in bytes.
 const LONGEST_INPUT: usize = 8192;
@@ -98,7 +134,7 @@ pub(crate) fn run(fuzz: &Fuzz) -> Result<ExitCode> {
         return replay(&mut steps, target, input);
     }
     let (build, seconds) = if fuzz.smoke { (Build::Soon, SMOKE_SECONDS) } else { (Build::Fast, fuzz.minutes * 60) };
-    if !make(&mut steps, build)? || !seed(&mut steps)? {
+    if !make(&mut steps, build, &targets)? || !seed(&mut steps, &targets)? {
         return Ok(steps.finish());
     }
     let findings = run_all(build, &targets, Duration::from_secs(seconds), fuzz.jobs.max(1))?;
@@ -113,11 +149,11 @@ pub(crate) fn smoke(steps: &mut Steps) -> Result<()> {
         );
         return Ok(());
     }
-    if !make(steps, Build::Soon)? || !seed(steps)? {
+    if !make(steps, Build::Soon, &all_targets())? || !seed(steps, &all_targets())? {
         return Ok(());
     }
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(2);
-    if run_all(Build::Soon, &TARGETS, Duration::from_secs(SMOKE_SECONDS), jobs)? > 0 {
+    if run_all(Build::Soon, &all_targets(), Duration::from_secs(SMOKE_SECONDS), jobs)? > 0 {
         steps.fail("fuzz");
     }
     Ok(())
@@ -125,10 +161,10 @@ pub(crate) fn smoke(steps: &mut Steps) -> Result<()> {
 
 fn chosen(name: &str) -> Result<Vec<&'static str>> {
     if name == "all" {
-        return Ok(TARGETS.to_vec());
+        return Ok(all_targets());
     }
-    let target = TARGETS.iter().find(|target| **target == name);
-    let target = target.with_context(|| format!("there is no fuzz target `{name}`: there are {}", TARGETS.join(", ")))?;
+    let target = all_targets().into_iter().find(|target| *target == name);
+    let target = target.with_context(|| format!("there is no fuzz target `{name}`: there are {}", all_targets().join(", ")))?;
     Ok(vec![target])
 }
 
@@ -149,13 +185,23 @@ fn has_nightly() -> bool {
     asked.is_ok_and(|output| output.status.success() && String::from_utf8_lossy(&output.stdout).contains("nightly"))
 }
 
-/// Builds all targets.
-fn make(steps: &mut Steps, build: Build) -> Result<bool> {
+/// The collections that have some of these targets.
+fn collections_of(targets: &[&str]) -> impl Iterator<Item = &'static Collection> {
+    COLLECTIONS.iter().filter(|collection| collection.targets.iter().any(|target| targets.contains(target)))
+}
+
+/// Builds these targets, and all that are built with them.
+fn make(steps: &mut Steps, build: Build, targets: &[&str]) -> Result<bool> {
     let Some(program) = cargo_fuzz(steps)? else { return Ok(false) };
-    let mut command = nightly(program);
-    command.args(["fuzz", "build", "--fuzz-dir", "netstack/fuzz"]).args(build.flags());
-    command.arg("--target-dir").arg(target_directory().join("fuzz/build"));
-    steps.run("fuzz targets", &mut command)
+    for collection in collections_of(targets) {
+        let mut command = nightly(&program);
+        command.args(["fuzz", "build", "--fuzz-dir", collection.directory]).args(build.flags());
+        command.arg("--target-dir").arg(target_directory().join("fuzz/build"));
+        if !steps.run("fuzz targets", &mut command)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The cargo-fuzz of this machine, or else one built below the target directory, once.
@@ -176,17 +222,22 @@ fn cargo_fuzz(steps: &mut Steps) -> Result<Option<PathBuf>> {
 }
 
 /// Writes the seeds, which are the built-in ones and what is in the recorded conversations.
-fn seed(steps: &mut Steps) -> Result<bool> {
+fn seed(steps: &mut Steps, targets: &[&str]) -> Result<bool> {
     let seeds = target_directory().join("fuzz/seeds");
     if seeds.exists() {
         fs::remove_dir_all(&seeds).with_context(|| format!("cannot remove {}", seeds.display()))?;
     }
-    let mut command = cargo();
-    command
-        .args(["run", "--quiet", "--locked", "--package", "netstack-judge", "--"])
-        .arg(&seeds)
-        .arg(workspace().join("pcap-fixtures"));
-    steps.run("seeds", &mut command)
+    for collection in collections_of(targets) {
+        let mut command = cargo();
+        command.args(["run", "--quiet", "--locked", "--package", collection.judge, "--"]).arg(&seeds);
+        if collection.has_recordings {
+            command.arg(workspace().join("pcap-fixtures"));
+        }
+        if !steps.run("seeds", &mut command)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The program of a target.
@@ -209,7 +260,7 @@ fn fuzzer(build: Build, target: &str) -> Result<Command> {
 /// Gives a target one input.
 fn replay(steps: &mut Steps, target: &str, input: &Path) -> Result<ExitCode> {
     let input = input.canonicalize().with_context(|| format!("there is no input {}", input.display()))?;
-    if make(steps, Build::Fast)? {
+    if make(steps, Build::Fast, &[target])? {
         steps.run(&format!("replay {}", input.display()), fuzzer(Build::Fast, target)?.arg(&input))?;
     }
     Ok(steps.finish())
@@ -265,11 +316,12 @@ fn start(build: Build, target: &'static str, time: Duration, job: usize) -> Resu
         .arg(format!("-max_len={LONGEST_INPUT}"))
         .arg("-print_final_stats=1")
         .arg(format!("-artifact_prefix={}/", findings.display()));
-    let dictionary = workspace().join("netstack/fuzz/dictionaries").join(target);
+    let home = workspace().join(Collection::of(target).context("a target without a home")?.directory);
+    let dictionary = home.join("dictionaries").join(target);
     if dictionary.is_file() {
         command.arg(format!("-dict={}", dictionary.display()));
     }
-    let regressions = workspace().join("netstack/fuzz/regressions").join(target);
+    let regressions = home.join("regressions").join(target);
     command.arg(corpus).arg(seeds);
     if regressions.is_dir() {
         command.arg(regressions);
@@ -299,7 +351,8 @@ fn report(build: Build, run: &Running, clean: bool) -> Result<bool> {
     }
     println!("    input:  {}", input.display());
     println!("    replay: cargo xtask fuzz {} --replay {}", run.target, input.display());
-    println!("    when it is fixed, the input belongs into netstack/fuzz/regressions/{}/", run.target);
+    let home = Collection::of(run.target).map_or("", |collection| collection.directory);
+    println!("    when it is fixed, the input belongs into {home}/regressions/{}/", run.target);
     Ok(false)
 }
 
@@ -362,10 +415,11 @@ mod tests {
     }
 
     #[test]
-    fn every_target_is_in_the_manifest() {
-        let manifest = fs::read_to_string(workspace().join("netstack/fuzz/Cargo.toml")).unwrap_or_default();
-        let bins = manifest.matches("[[bin]]").count();
-        assert_eq!(bins, TARGETS.len());
-        assert!(TARGETS.iter().all(|target| manifest.contains(&format!("name = \"{target}\""))));
+    fn every_target_is_in_its_manifest() {
+        for Collection { directory, targets, .. } in &COLLECTIONS {
+            let manifest = fs::read_to_string(workspace().join(directory).join("Cargo.toml")).unwrap_or_default();
+            assert_eq!(manifest.matches("[[bin]]").count(), targets.len(), "{directory}");
+            assert!(targets.iter().all(|target| manifest.contains(&format!("name = \"{target}\""))), "{directory}");
+        }
     }
 }

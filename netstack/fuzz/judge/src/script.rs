@@ -35,6 +35,11 @@ impl<'a> Script<'a> {
         u32::from(self.half()) | u32::from(self.half()) << 16
     }
 
+    /// The next eight bytes, the lowest one first.
+    pub fn double(&mut self) -> u64 {
+        u64::from(self.word()) | u64::from(self.word()) << 32
+    }
+
     /// One of `choices`, which are not empty.
     pub fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.byte()) % choices.len()]
@@ -43,6 +48,12 @@ impl<'a> Script<'a> {
     /// Bytes with their length before them, or fewer if there are no more.
     pub fn piece(&mut self) -> &'a [u8] {
         let len = usize::from(self.half());
+        self.take(len)
+    }
+
+    /// Likewise, with a length of one byte, and so at most 255.
+    pub fn short_piece(&mut self) -> &'a [u8] {
+        let len = usize::from(self.byte());
         self.take(len)
     }
 
@@ -74,6 +85,18 @@ impl Draft {
     #[must_use]
     pub fn half(self, half: u16) -> Self {
         self.bytes(&half.to_le_bytes())
+    }
+
+    /// Adds what [`Script::word`] reads.
+    #[must_use]
+    pub fn word(self, word: u32) -> Self {
+        self.bytes(&word.to_le_bytes())
+    }
+
+    /// Adds what [`Script::double`] reads.
+    #[must_use]
+    pub fn double(self, double: u64) -> Self {
+        self.bytes(&double.to_le_bytes())
     }
 
     /// Adds what [`Script::piece`] reads; of more than 65,535 bytes, the first.

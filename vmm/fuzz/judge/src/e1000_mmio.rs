@@ -5,6 +5,7 @@ use std::sync::Arc;
 use netstack::addr::MacAddr;
 use netstack::frame::FrameMeta;
 use netstack::port::Sent;
+use netstack_judge::script::{Draft, Script};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::e1000::{self, E1000, E1000Config};
 use vmm::irq::fake::FakeLine;
@@ -13,7 +14,6 @@ use vmm::pci::PciDevice;
 
 use crate::memory;
 use crate::port::Attached;
-use crate::script::{Draft, Script};
 
 /// Steps of one script.
 const STEPS: usize = 512;
@@ -129,7 +129,7 @@ impl Trial {
             }
             step::POKE => {
                 let at = u64::from(script.half()) & 0x3fff;
-                let piece = script.piece();
+                let piece = script.short_piece();
                 self.memory.write_slice(piece, GuestAddress(at)).expect("it is RAM");
             }
             // A transmit descriptor of one of the three kinds, or of none.

@@ -17,19 +17,9 @@ pub mod e1000_mmio;
 pub mod memory;
 pub mod pci_config;
 pub mod port;
-pub mod script;
 pub mod virtio_net_queue;
 
-/// A fuzz target.
-#[derive(Debug, Clone, Copy)]
-pub struct Target {
-    /// Its name, which is also its module's.
-    pub name: &'static str,
-    /// What it asks of an input.
-    pub judge: fn(&[u8]),
-    /// Inputs to begin with.
-    pub seeds: fn() -> Vec<Vec<u8>>,
-}
+pub use netstack_judge::Target;
 
 /// All of them.
 pub const TARGETS: [Target; 3] = [

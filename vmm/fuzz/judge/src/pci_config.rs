@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use netstack::addr::MacAddr;
+use netstack_judge::script::{Draft, Script};
 use vmm::bus::{Bus, BusDevice};
 use vmm::e1000::{self, E1000Config};
 use vmm::irq::MsiRoute;
@@ -16,7 +17,6 @@ use vmm::virtio::{Parts, entropy};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory;
-use crate::script::{Draft, Script};
 
 /// Steps of one script.
 const STEPS: usize = 1024;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use netstack::addr::MacAddr;
 use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind};
 use netstack::port::Sent;
+use netstack_judge::script::{Draft, Script};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::irq::MsiRoute;
 use vmm::irq::fake::{FakeLine, FakeMsi};
@@ -15,7 +16,6 @@ use vmm::virtio::transport::{VirtioPci, vectors};
 
 use crate::memory;
 use crate::port::Attached;
-use crate::script::{Draft, Script};
 
 /// Steps of one script.
 const STEPS: usize = 512;
@@ -121,7 +121,7 @@ impl Trial {
             }
             step::POKE => {
                 let at = u64::from(script.half()) & 0xffff;
-                let piece = script.piece();
+                let piece = script.short_piece();
                 self.memory.write_slice(piece, GuestAddress(at)).expect("it is RAM");
             }
             step::DESCRIPTOR => {
