@@ -18,7 +18,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_slipway-vm");
 
 /// How often each figure is taken.
 const STARTS: usize = 21;
-const TRANSFERS: usize = 5;
+const TRANSFERS: usize = 11;
 
 /// How much is moved each way.
 const BYTES: u64 = 256 << 20;
@@ -59,12 +59,20 @@ fn main() -> Outcome<()> {
 
     println!("\n| TCP of the built-in guest, Mbit/s | to the host | from the host |\n|---|---|---|");
     let servers = Servers::start()?;
-    for (name, nic) in [("virtio-net", NicKind::VirtioNet), ("e1000", NicKind::E1000)] {
-        let (up, down) = transfers(|| in_machine(nic, &servers))?;
-        println!("| {name} | {up:.0} | {down:.0} |");
+    let guests: [(&str, Option<NicKind>); 3] =
+        [("virtio-net", Some(NicKind::VirtioNet)), ("e1000", Some(NicKind::E1000)), ("memory port, no machine", None)];
+    // In turns, so that a machine that becomes slower or faster meanwhile does so for all of them.
+    let mut rates = guests.map(|_| (Vec::new(), Vec::new()));
+    for _ in 0..TRANSFERS {
+        for ((_, nic), (ups, downs)) in guests.iter().zip(&mut rates) {
+            let (up, down) = nic.map_or_else(|| without_machine(&servers), |nic| in_machine(nic, &servers))?;
+            ups.push(up);
+            downs.push(down);
+        }
     }
-    let (up, down) = transfers(|| without_machine(&servers))?;
-    println!("| memory port, no machine | {up:.0} | {down:.0} |");
+    for ((name, _), (ups, downs)) in guests.iter().zip(&mut rates) {
+        println!("| {name} | {} | {} |", middle(ups), middle(downs));
+    }
     Ok(())
 }
 
@@ -162,17 +170,11 @@ fn memory() -> Outcome<f64> {
     Ok(own as f64 / 1024.0)
 }
 
-/// Medians of what one run moves up and down.
-fn transfers(mut run: impl FnMut() -> Outcome<(f64, f64)>) -> Outcome<(f64, f64)> {
-    let (mut up, mut down) = (Vec::new(), Vec::new());
-    for _ in 0..TRANSFERS {
-        let (sent, received) = run()?;
-        up.push(sent);
-        down.push(received);
-    }
-    up.sort_by(f64::total_cmp);
-    down.sort_by(f64::total_cmp);
-    Ok((up[TRANSFERS / 2], down[TRANSFERS / 2]))
+/// The median, and the least and the greatest in brackets.
+fn middle(samples: &mut [f64]) -> String {
+    samples.sort_by(f64::total_cmp);
+    let at = |place: usize| samples.get(place).copied().unwrap_or(f64::NAN);
+    format!("{:.0} ({:.0}-{:.0})", at(samples.len() / 2), at(0), at(samples.len().saturating_sub(1)))
 }
 
 fn plan(nic: NicKind, servers: &Servers) -> Plan<'static> {

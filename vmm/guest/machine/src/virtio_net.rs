@@ -18,6 +18,9 @@ const HEADER: usize = 12;
 /// Buffers of each queue.
 const BUFFERS: u16 = 64;
 
+/// Buffers that the device has to receive into. Few, so that they are in the cache when they are written again.
+const OFFERED: u16 = 16;
+
 /// Frames that are sent before the device is told although more follow: it works while the rest is written.
 const BATCH: u16 = 8;
 
@@ -183,7 +186,7 @@ pub struct ReceiveQueue {
 impl ReceiveQueue {
     fn new(mut queue: Virtqueue, len: usize) -> Self {
         let buffers = Buffers::new(len);
-        for index in 0..BUFFERS {
+        for index in 0..OFFERED {
             queue.describe(index, buffers.address(index) as u64, len, WRITE);
             queue.offer(index);
         }
