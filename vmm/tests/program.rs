@@ -69,6 +69,25 @@ fn a_guest_that_is_done_ends_the_program_with_success() {
 }
 
 #[test]
+fn a_machine_has_as_many_cards_and_networks_as_it_was_given() {
+    if !has_kvm() {
+        return;
+    }
+    let two_networks = ["--netdev", "user,id=a", "--netdev", "user,id=b,net=10.0.9.0/24"];
+    for (second, nic, lease) in [
+        ("e1000,netdev=b", "virtio-net", "lease address=10.0.2.15/24"),
+        ("e1000,netdev=b", "e1000", "lease address=10.0.9.15/24"),
+        ("e1000,netdev=a,mac=52:54:00:00:00:09", "e1000", "lease address=10.0.2.15/24"),
+    ] {
+        let plan = format!("probe nic={nic}");
+        let cards = ["--device", "virtio-net,netdev=a", "--device", second, "--append", &plan];
+        let output = run(&[&["run"], &two_networks[..], &cards].concat());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains(lease), "{nic} beside {second}: {said}");
+    }
+}
+
+#[test]
 fn signals_end_a_machine_whose_guest_goes_on() {
     if !has_kvm() {
         return;
