@@ -213,8 +213,12 @@ pub struct Limits {
     pub tcp_held_bytes: usize,
     /// UDP mappings.
     pub udp_mappings: usize,
-    /// Remote addresses that one UDP mapping remembers for its filter.
+    /// Remote addresses that one UDP or ping mapping remembers for its filter.
     pub udp_peers: usize,
+    /// Ping mappings: one for each identifier that a guest pings the world with.
+    pub icmp_mappings: usize,
+    /// ICMP errors that the guests behind one port are sent in a second.
+    pub icmp_errors_per_second: u32,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
 }
@@ -227,6 +231,8 @@ impl Default for Limits {
             tcp_held_bytes: 64 << 20,
             udp_mappings: 16_384,
             udp_peers: 256,
+            icmp_mappings: 1024,
+            icmp_errors_per_second: 1000,
             neighbours: 1024,
         }
     }
@@ -249,6 +255,8 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// A ping mapping without echo requests of the guest: RFC 5508 asks for at least 60 s.
+    pub icmp_idle: Duration,
 }
 
 impl Default for Timeouts {
@@ -261,6 +269,7 @@ impl Default for Timeouts {
             tcp_closing: Duration::from_secs(60),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            icmp_idle: Duration::from_secs(60),
         }
     }
 }

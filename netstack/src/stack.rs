@@ -11,10 +11,11 @@
 //! | `packet`, `emit` | reading and writing headers |
 //! | `policy` | where a guest may go: the one place where that is decided |
 //! | `neighbour`, `arp`, `ndp` | who is on the link |
-//! | `icmp` | echo, and telling guests what cannot be reached |
+//! | `icmp` | echo of the virtual hosts, and telling guests what is wrong with what they send |
+//! | `ping` | echo requests to the world |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
-//! | `timer`, `token`, `hash`, `counters` | what they share |
+//! | `timer`, `token`, `hash`, `peers`, `counters` | what they share |
 
 mod arp;
 mod counters;
@@ -24,6 +25,8 @@ mod icmp;
 mod ndp;
 mod neighbour;
 mod packet;
+mod peers;
+mod ping;
 mod policy;
 mod tcp;
 mod timer;
@@ -42,8 +45,10 @@ use smoltcp::wire::Icmpv6Message;
 pub use self::counters::Counters;
 use self::emit::Path;
 use self::hash::Keyed;
+use self::icmp::{ErrorLimit, Quote};
 use self::neighbour::{Neighbours, Station};
 use self::packet::{Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
+use self::ping::Pings;
 use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
@@ -57,6 +62,7 @@ use crate::host::{Event, Host};
 use crate::port::PortId;
 use crate::switch::Link;
 use crate::time::{Duration, Instant};
+use crate::wire::icmp_error::Problem;
 
 /// Flows that one call of [`Stack::run`] serves.
 const RUN_BUDGET: usize = 64;
@@ -123,6 +129,8 @@ pub struct Usage {
     pub tcp_held_bytes: usize,
     /// UDP mappings.
     pub udp_mappings: usize,
+    /// Ping mappings.
+    pub icmp_mappings: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
 }
@@ -133,6 +141,7 @@ pub struct Stack {
     shared: Shared,
     tcp: Relay,
     udp: Nat,
+    ping: Pings,
     due: Vec<Owner>,
 }
 
@@ -145,6 +154,7 @@ struct Shared {
     wheel: Wheel<Owner>,
     /// When the link was asked last for each address: as many as there are guests that forwards lead to.
     solicited: HashMap<IpAddr, Instant, Keyed>,
+    icmp_errors: ErrorLimit,
     /// Memory for what must be looked at in one piece.
     scratch: Vec<u8>,
     mtu: u16,
@@ -170,12 +180,14 @@ impl Stack {
         Self {
             tcp: Relay::new(config.limits.clone(), config.timeouts.clone(), hash, key()),
             udp: Nat::new(&config.limits, &config.timeouts, config.full_cone, hash),
+            ping: Pings::new(&config.limits, &config.timeouts, hash),
             shared: Shared {
                 policy: Policy::new(config),
                 counters: Counters::default(),
                 neighbours: Neighbours::new(config.limits.neighbours, hash),
                 wheel,
                 solicited: HashMap::with_hasher(hash),
+                icmp_errors: ErrorLimit::new(config.limits.icmp_errors_per_second),
                 scratch: Vec::new(),
                 mtu: config.mtu,
                 restrict: config.restrict,
@@ -223,11 +235,14 @@ impl Stack {
             self.shared.counters.drop_source += 1;
             return;
         }
+        if packet.hop_limit <= 1 && self.leaves_the_link(&packet) {
+            return self.hop_limit_exceeded(cx, station, &packet, frame);
+        }
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
             Transport::Udp(datagram) if from_guest || self.is_for_dhcp(&packet, datagram) => {
-                self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
+                self.udp.input(cx, &mut self.shared, station, &packet, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
             Transport::Icmp { offset, len } => self.icmp(cx, station, &packet, (*offset, *len), frame),
@@ -243,6 +258,26 @@ impl Stack {
         }
         let to = packet.destination;
         (policy.is_group(to) || policy.is_virtual_host(to)) && !matches!(packet.transport, Transport::Tcp(_))
+    }
+
+    /// Whether a packet goes on from here, as far as its addresses tell.
+    fn leaves_the_link(&self, packet: &Packet) -> bool {
+        let policy = &self.shared.policy;
+        !policy.is_virtual_host(packet.destination) && !policy.is_group(packet.destination) && !packet.source.is_unspecified()
+    }
+
+    /// A packet that may not cross one more router has come to one (RFC 1812 section 5.3.1, RFC 8200 section 3).
+    fn hop_limit_exceeded(&mut self, cx: &mut Context<'_>, station: Station, packet: &Packet, frame: &Frame<'_>) {
+        if let Transport::Icmp { offset, .. } = packet.transport {
+            let mut kind = [0];
+            frame.copy_to(offset, &mut kind);
+            if icmp::Kind::of(packet.source.is_ipv4(), &kind) == icmp::Kind::Error {
+                self.shared.counters.drop_icmp_error += 1;
+                return;
+            }
+        }
+        self.shared.counters.drop_hop_limit += 1;
+        icmp::tell(cx, &mut self.shared, station, Problem::HopLimit, &Quote::of_frame(packet.source, frame));
     }
 
     fn is_for_dhcp(&self, packet: &Packet, datagram: &Datagram) -> bool {
@@ -263,10 +298,8 @@ impl Stack {
         } else if packet.source.is_unspecified() {
             // Nobody can be answered there (RFC 1122 section 3.2.1.3, RFC 4443 section 2.2).
             self.shared.counters.drop_source += 1;
-        } else if packet.destination.is_ipv4() {
-            icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
-        } else {
-            icmp::input_v6(cx, &mut self.shared, station, packet, &mut message);
+        } else if let Some(to) = icmp::input(cx, &mut self.shared, station, packet, &mut message, frame) {
+            self.ping.request(cx, &mut self.shared, station, (packet, frame), to, &message);
         }
         self.shared.scratch = message;
     }
@@ -285,7 +318,10 @@ impl Stack {
         match Owner::of(event.token) {
             Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
             Some(Owner::TcpListener { id }) => self.tcp.accept(cx, &mut self.shared, id),
-            Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. })) => self.udp.host_event(cx, owner, event),
+            Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. })) => {
+                self.udp.host_event(cx, &mut self.shared, owner, event);
+            }
+            Some(owner @ Owner::Ping { .. }) => self.ping.host_event(cx, &mut self.shared, owner, event),
             _ => {}
         }
     }
@@ -295,7 +331,8 @@ impl Stack {
     pub fn run(&mut self, cx: &mut Context<'_>) -> bool {
         let tcp = self.tcp.run(cx, &mut self.shared, RUN_BUDGET);
         let udp = self.udp.run(cx, &mut self.shared, RUN_BUDGET);
-        tcp || udp
+        let ping = self.ping.run(cx, &mut self.shared, RUN_BUDGET);
+        tcp || udp || ping
     }
 
     /// Does what is due at `cx.now`.
@@ -307,6 +344,7 @@ impl Stack {
                 Owner::TcpRetransmit { id } => self.tcp.retransmit(cx, &mut self.shared, id),
                 Owner::TcpExpire { id } => self.tcp.expire(cx, &mut self.shared, id),
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
+                Owner::Ping { .. } => self.ping.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
                 Owner::UdpForward { id } => self.udp.seek_again(id),
@@ -348,6 +386,8 @@ impl Stack {
     pub fn port_removed(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.tcp.forget_port(cx, port);
         self.udp.forget_port(cx, port);
+        self.ping.forget_port(cx, port);
+        self.shared.icmp_errors.forget_port(port);
         self.shared.neighbours.forget_port(port);
     }
 
@@ -394,13 +434,14 @@ impl Stack {
             tcp_opening: self.tcp.opening(),
             tcp_held_bytes: self.tcp.held_bytes(),
             udp_mappings: self.udp.len(),
+            icmp_mappings: self.ping.len(),
             neighbours: self.shared.neighbours.len(),
         }
     }
 
     /// Entries on the lists of those that have something to do, or wait for a full port.
     pub fn waiting(&self) -> usize {
-        self.tcp.waiting() + self.udp.waiting()
+        self.tcp.waiting() + self.udp.waiting() + self.ping.waiting()
     }
 
     /// How many TCP connections there are.

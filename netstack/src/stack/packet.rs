@@ -67,6 +67,8 @@ pub(crate) struct Packet {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) hop_limit: u8,
+    /// Whether a router that finds it too big must say so (RFC 1191); in IPv6 it always must.
+    pub(crate) dont_fragment: bool,
     pub(crate) transport: Transport,
 }
 
@@ -122,7 +124,15 @@ fn parse_ipv4(ip: &[u8], frame: &Frame<'_>) -> Result<Packet, Unreadable> {
         return Err(Unreadable::Fragment);
     }
     let (source, destination) = (IpAddr::V4(header.source_addr()), IpAddr::V4(header.destination_addr()));
-    let body = Body { ip, offset: header_len, len: total - header_len, source, destination, hop_limit: header.ttl() };
+    let body = Body {
+        ip,
+        offset: header_len,
+        len: total - header_len,
+        source,
+        destination,
+        hop_limit: header.ttl(),
+        dont_fragment: header.dont_fragment(),
+    };
     body.parse(header.protocol(), frame)
 }
 
@@ -137,7 +147,8 @@ fn parse_ipv6(ip: &[u8], frame: &Frame<'_>) -> Result<Packet, Unreadable> {
         return Err(Unreadable::Fragment);
     }
     let (source, destination) = (IpAddr::V6(header.source_addr()), IpAddr::V6(header.destination_addr()));
-    Body { ip, offset: header_len, len, source, destination, hop_limit: header.hop_limit() }.parse(header.next_header(), frame)
+    let body = Body { ip, offset: header_len, len, source, destination, hop_limit: header.hop_limit(), dont_fragment: true };
+    body.parse(header.next_header(), frame)
 }
 
 /// The payload of an IP packet: `len` bytes at `offset` of the packet.
@@ -148,6 +159,7 @@ struct Body<'a> {
     source: IpAddr,
     destination: IpAddr,
     hop_limit: u8,
+    dont_fragment: bool,
 }
 
 impl Body<'_> {
@@ -168,7 +180,8 @@ impl Body<'_> {
             }
             _ => return Err(Unreadable::Protocol),
         };
-        Ok(Packet { source: self.source, destination: self.destination, hop_limit: self.hop_limit, transport })
+        let Self { source, destination, hop_limit, dont_fragment, .. } = self;
+        Ok(Packet { source, destination, hop_limit, dont_fragment, transport })
     }
 
     /// The header bytes of the transport: those of the copy, but none that lie behind the packet's end.

@@ -7,6 +7,7 @@
 mod chaos;
 mod closing;
 mod download;
+mod errors;
 mod found;
 mod hostile;
 mod inbound;
@@ -14,6 +15,7 @@ mod leaving;
 mod limits;
 mod neighbours;
 mod opening;
+mod ping;
 mod review;
 mod sequence;
 mod services;
