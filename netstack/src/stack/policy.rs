@@ -1,15 +1,22 @@
 //! Where a guest may go: the one place in which that is decided.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use crate::addr::MacAddr;
-use crate::config::{Config, Protocol};
+use crate::config::{Config, GuestTarget, Protocol, SMB_PORTS};
+use crate::host::StreamService;
 
 /// What becomes of what a guest sends to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It goes to this address, from a socket of the host.
     Host(SocketAddr),
+    /// It goes to the socket of AF_UNIX with this number, see [`Policy::local_path`]. TCP only.
+    Local(u16),
+    /// It goes to a service of this process. TCP only.
+    Service(StreamService),
     /// It goes to the DNS forwarder.
     Dns,
     /// It goes to the DHCP server.
@@ -30,6 +37,7 @@ pub(crate) struct Policy {
     gateways: [Option<IpAddr>; 3],
     dns: [Option<IpAddr>; 2],
     networks: [Option<ipnet::IpNet>; 2],
+    servers: Servers,
     restrict: bool,
     host_loopback: bool,
 }
@@ -47,6 +55,7 @@ impl Policy {
             gateways: [v4.map(|c| c.gateway.into()), v6.map(|c| c.gateway.into()), v6.map(|_| LINK_LOCAL_GATEWAY.into())],
             dns: [v4.map(|c| c.dns.into()), v6.map(|c| c.dns.into())],
             networks: [v4.map(|c| c.net.into()), v6.map(|c| c.prefix.into())],
+            servers: Servers::new(config),
             restrict: config.restrict,
             host_loopback: config.host_loopback,
         }
@@ -62,6 +71,11 @@ impl Policy {
         if broadcast || !is_global_unicast(ip) && !self.is_gateway(ip) {
             return Verdict::Nowhere;
         }
+        if protocol == Protocol::Tcp
+            && let Some(verdict) = self.servers.behind(destination)
+        {
+            return verdict;
+        }
         if self.restrict {
             return Verdict::Forbidden;
         }
@@ -70,6 +84,9 @@ impl Policy {
         }
         if self.is_gateway(ip) {
             return if self.host_loopback { Verdict::Host(SocketAddr::new(loopback_like(ip), port)) } else { Verdict::Forbidden };
+        }
+        if self.servers.has(ip) {
+            return Verdict::Closed;
         }
         if self.is_on_link(ip) {
             // A guest asks its link for such an address; one that asks the gateway has found nobody there.
@@ -82,7 +99,7 @@ impl Policy {
     /// be shown it, for want of a gateway in that family.
     pub(crate) fn as_seen_by_guest(&self, ip: IpAddr) -> Option<IpAddr> {
         let ip = ip.to_canonical();
-        let ours = self.is_gateway(ip) || self.is_dns(ip) || self.is_on_link(ip);
+        let ours = self.is_virtual_host(ip) || self.is_on_link(ip);
         // A guest would look for an address of the host's link on its own.
         let link_local = match ip {
             IpAddr::V4(v4) => v4.is_link_local(),
@@ -98,12 +115,18 @@ impl Policy {
 
     /// Whether this is one of the virtual hosts.
     pub(crate) fn is_virtual_host(&self, ip: IpAddr) -> bool {
-        self.is_gateway(ip) || self.is_dns(ip)
+        self.is_gateway(ip) || self.is_dns(ip) || self.servers.has(ip)
     }
 
     /// Whether this is the card of one of the virtual hosts.
     pub(crate) fn is_virtual_host_mac(&self, mac: MacAddr) -> bool {
-        self.gateways.iter().chain(&self.dns).flatten().any(|ip| MacAddr::of_virtual_host(*ip) == mac)
+        let fixed = self.gateways.iter().chain(&self.dns).flatten().any(|ip| MacAddr::of_virtual_host(*ip) == mac);
+        fixed || self.servers.cards.binary_search(&mac).is_ok()
+    }
+
+    /// The path of a [`Verdict::Local`].
+    pub(crate) fn local_path(&self, number: u16) -> Option<&Path> {
+        self.servers.paths.get(usize::from(number)).map(PathBuf::as_path)
     }
 
     /// Whether a guest may have this address.
@@ -137,6 +160,57 @@ impl Policy {
     }
 }
 
+/// The virtual hosts of forwards from guests and of the SMB server. What they serve is there for restricted guests too: whoever has set
+/// it up has allowed it.
+#[derive(Debug, Clone, Default)]
+struct Servers {
+    served: BTreeMap<SocketAddr, Verdict>,
+    /// Their addresses and cards, sorted: every frame is held against them.
+    addresses: Vec<IpAddr>,
+    cards: Vec<MacAddr>,
+    /// The sockets of AF_UNIX that some of them lead to.
+    paths: Vec<PathBuf>,
+}
+
+impl Servers {
+    fn new(config: &Config) -> Self {
+        let mut servers = Self::default();
+        for (number, forward) in (0..).zip(&config.guest_forwards) {
+            let Some(address) = config.guest_forward_address(forward) else { continue };
+            let verdict = match &forward.target {
+                GuestTarget::Tcp(target) => Verdict::Host(*target),
+                GuestTarget::Unix(path) => {
+                    servers.paths.push(path.clone());
+                    Verdict::Local(servers.paths.len() as u16 - 1)
+                }
+                GuestTarget::Command(_) | GuestTarget::Hook(_) => Verdict::Service(StreamService::GuestForward(number)),
+            };
+            servers.served.entry(address).or_insert(verdict);
+        }
+        if let Some(address) = config.smb_address() {
+            for port in SMB_PORTS {
+                let verdict = Verdict::Service(StreamService::Smb(port));
+                servers.served.entry(SocketAddr::new(address.into(), port)).or_insert(verdict);
+            }
+        }
+        servers.addresses = config.server_addresses().collect();
+        servers.addresses.sort_unstable();
+        servers.addresses.dedup();
+        servers.cards = servers.addresses.iter().map(|ip| MacAddr::of_virtual_host(*ip)).collect();
+        servers.cards.sort_unstable();
+        servers
+    }
+
+    /// Where what a guest sends to this address and port goes.
+    fn behind(&self, destination: SocketAddr) -> Option<Verdict> {
+        self.served.get(&destination).copied()
+    }
+
+    fn has(&self, ip: IpAddr) -> bool {
+        self.addresses.binary_search(&ip).is_ok()
+    }
+}
+
 /// Whether a packet from a guest to this address may leave through a socket of the host. What means "this host" to the host's kernel
 /// must not, whatever way it is written, and neither must groups, reserved addresses or addresses of a link that is not the guest's.
 fn is_global_unicast(ip: IpAddr) -> bool {
@@ -167,6 +241,7 @@ const fn loopback_like(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{GuestForward, SmbConfig};
 
     fn tcp(policy: &Policy, to: &str) -> Verdict {
         policy.decide(Protocol::Tcp, to.parse().unwrap())
@@ -227,5 +302,50 @@ mod tests {
             assert_eq!(tcp(&policy, to), Verdict::Forbidden, "{to}");
         }
         assert_eq!(policy.decide(Protocol::Udp, "255.255.255.255:67".parse().unwrap()), Verdict::Dhcp);
+    }
+
+    fn served(restrict: bool) -> Policy {
+        let forward =
+            |server: Option<&str>, port, target| GuestForward { server: server.map(|ip| ip.parse().unwrap()), port, target };
+        Policy::new(&Config {
+            restrict,
+            host_loopback: false,
+            guest_forwards: vec![
+                forward(None, 80, GuestTarget::Tcp("127.0.0.1:8080".parse().unwrap())),
+                forward(None, 81, GuestTarget::Unix("/run/a".into())),
+                forward(Some("fec0::9"), 80, GuestTarget::Unix("/run/b".into())),
+                forward(Some("10.0.2.100"), 7, GuestTarget::Command("cat".to_owned())),
+            ],
+            smb: Some(SmbConfig::default()),
+            ..Config::default()
+        })
+    }
+
+    #[test]
+    fn forwards_from_guests_lead_where_they_say_whatever_else_is_allowed() {
+        for restrict in [false, true] {
+            let policy = served(restrict);
+            assert_eq!(tcp(&policy, "10.0.2.4:80"), Verdict::Host("127.0.0.1:8080".parse().unwrap()));
+            assert_eq!(tcp(&policy, "10.0.2.4:81"), Verdict::Local(0));
+            assert_eq!(tcp(&policy, "[fec0::9]:80"), Verdict::Local(1));
+            assert_eq!((policy.local_path(1), policy.local_path(2)), (Some(Path::new("/run/b")), None));
+            assert_eq!(tcp(&policy, "10.0.2.100:7"), Verdict::Service(StreamService::GuestForward(3)));
+            assert_eq!(tcp(&policy, "10.0.2.4:445"), Verdict::Service(StreamService::Smb(445)));
+        }
+    }
+
+    #[test]
+    fn the_hosts_of_forwards_from_guests_are_there_and_serve_nothing_else() {
+        let policy = served(false);
+        for (ip, mac) in [("10.0.2.4", "52:55:0a:00:02:04"), ("10.0.2.100", "52:55:0a:00:02:64")] {
+            assert!(policy.is_virtual_host(ip.parse().unwrap()) && policy.is_virtual_host_mac(mac.parse().unwrap()));
+            assert!(!policy.is_guest_address(ip.parse().unwrap()));
+            assert_eq!(tcp(&policy, &format!("{ip}:22")), Verdict::Closed);
+            assert_eq!(policy.decide(Protocol::Udp, format!("{ip}:80").parse().unwrap()), Verdict::Closed);
+        }
+        assert!(policy.is_virtual_host("fec0::9".parse().unwrap()));
+        let without = Policy::new(&Config::default());
+        assert!(!without.is_virtual_host("10.0.2.4".parse().unwrap()));
+        assert!(!without.is_virtual_host_mac("52:55:0a:00:02:04".parse().unwrap()));
     }
 }

@@ -107,7 +107,10 @@ impl Nat {
                 shared.counters.drop_destination += 1;
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Port);
             }
-            Verdict::Forbidden | Verdict::Nowhere => shared.counters.drop_destination += 1,
+            // The last two are never said of UDP.
+            Verdict::Forbidden | Verdict::Nowhere | Verdict::Local(_) | Verdict::Service(_) => {
+                shared.counters.drop_destination += 1;
+            }
         }
     }
 
