@@ -25,10 +25,10 @@ use super::hash::Keyed;
 use super::icmp::{self, Quote, Unreachable};
 use super::neighbour::Station;
 use super::packet::Datagram;
-use super::policy::Verdict;
+use super::policy::{Attempt, Verdict};
 use super::token::Owner;
 use super::{Context, SOLICITATION_INTERVAL, Shared};
-use crate::config::{Limits, Protocol, Timeouts};
+use crate::config::{Limits, Timeouts};
 use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
 use crate::host::{Event, Received, SocketId};
 use crate::port::{PortId, Sent};
@@ -90,7 +90,7 @@ impl Nat {
             let _ = deliver(cx, shared, socket, client, datagram, frame);
             return;
         }
-        match shared.policy.decide(Protocol::Udp, remote) {
+        match shared.policy.decide(&Attempt::udp(guest, remote)) {
             Verdict::Host(to) => {
                 if let Some(socket) = self.mappings.socket_for(cx, shared, station, guest, to)
                     && let Some(why) = deliver(cx, shared, socket, to, datagram, frame)
@@ -99,6 +99,7 @@ impl Nat {
                 }
             }
             Verdict::Dhcp => shared.dhcp(cx, station, &payload(datagram, frame)),
+            Verdict::Dhcp6 => shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
             Verdict::Dns => shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
             Verdict::Unreachable => {
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Host);
@@ -107,8 +108,8 @@ impl Nat {
                 shared.counters.drop_destination += 1;
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Port);
             }
-            // The last two are never said of UDP.
-            Verdict::Forbidden | Verdict::Nowhere | Verdict::Local(_) | Verdict::Service(_) => {
+            // Neither `Here` nor the last two are said of UDP.
+            Verdict::Forbidden | Verdict::Nowhere | Verdict::Here | Verdict::Local(_) | Verdict::Service(_) => {
                 shared.counters.drop_destination += 1;
             }
         }

@@ -17,12 +17,11 @@ use super::segment::Segment;
 use super::seq::Seq;
 use super::{Listener, Relay, send_reset};
 use crate::addr::MacAddr;
-use crate::config::Protocol;
 use crate::host::{SocketId, StreamService, Token};
 use crate::port::PortId;
 use crate::stack::icmp::{self, Quote, Unreachable};
 use crate::stack::neighbour::Station;
-use crate::stack::policy::Verdict;
+use crate::stack::policy::{Attempt, Verdict};
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
 use crate::time::{Duration, Instant};
@@ -47,12 +46,12 @@ impl Relay {
             shared.counters.drop_malformed += 1;
             return;
         }
-        match shared.policy.decide(Protocol::Tcp, key.remote) {
+        match shared.policy.decide(&Attempt::tcp(key.guest, key.remote)) {
             Verdict::Host(to) => self.open_to(cx, shared, station, key, segment, Destination::Host(to)),
             Verdict::Local(number) => self.open_to(cx, shared, station, key, segment, Destination::Local(number)),
             Verdict::Service(service) => self.open_to(cx, shared, station, key, segment, Destination::Service(service)),
             Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
-            Verdict::Closed | Verdict::Forbidden | Verdict::Dhcp => {
+            Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 => {
                 shared.counters.tcp_forbidden += 1;
                 send_reset(cx, shared, station, &key, segment);
             }
@@ -114,7 +113,7 @@ impl Relay {
     pub(super) fn connect_again(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
         let token = self.owner(id).token();
         let Some(flow) = self.table.get_mut(id) else { return };
-        let Verdict::Local(number) = shared.policy.decide(Protocol::Tcp, flow.key.remote) else { return };
+        let Verdict::Local(number) = shared.policy.decide(&Attempt::tcp(flow.key.guest, flow.key.remote)) else { return };
         flow.retransmit_at = None;
         match connect_local(cx, shared, number, token) {
             Ok(socket) => {
