@@ -89,6 +89,7 @@ impl Nat {
     ) {
         let guest = SocketAddr::new(packet.source, datagram.source_port);
         let remote = SocketAddr::new(packet.destination, datagram.destination_port);
+        let quote = || Quote::of_frame(guest.ip(), frame);
         let way = if let Some((id, socket, client)) = self.forwards.client(cx.now, station.port, guest, remote) {
             (Owner::UdpForward { id }, socket, client)
         } else {
@@ -101,25 +102,14 @@ impl Nat {
                 Verdict::Dhcp6 => return shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
                 Verdict::Dns => return shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
                 Verdict::Unreachable => {
-                    return icmp::tell(
-                        cx,
-                        shared,
-                        station,
-                        Problem::Unreachable(Unreachable::Host),
-                        &Quote::of_frame(guest.ip(), frame),
-                    );
+                    return icmp::tell(cx, shared, station, Problem::Unreachable(Unreachable::Host), &quote());
                 }
                 Verdict::Closed => {
                     shared.counters.drop_destination += 1;
-                    return icmp::tell(
-                        cx,
-                        shared,
-                        station,
-                        Problem::Unreachable(Unreachable::Port),
-                        &Quote::of_frame(guest.ip(), frame),
-                    );
+                    return icmp::tell(cx, shared, station, Problem::Unreachable(Unreachable::Port), &quote());
                 }
-                Verdict::Forbidden | Verdict::Nowhere | Verdict::Here => {
+                // Neither `Here` nor the last two are said of UDP.
+                Verdict::Forbidden | Verdict::Nowhere | Verdict::Here | Verdict::Local(_) | Verdict::Service(_) => {
                     shared.counters.drop_destination += 1;
                     return;
                 }
@@ -128,10 +118,9 @@ impl Nat {
         let (owner, socket, to) = way;
         let Some(error) = deliver(cx, shared, socket, to, (packet, datagram), frame) else { return };
         shared.counters.drop_host_send += 1;
-        let quote = Quote::of_frame(guest.ip(), frame);
         match icmp::problem_of(&error) {
-            Some(problem) => icmp::tell(cx, shared, station, problem, &quote),
-            None => self.take_errors(cx, shared, owner, Some((station, quote))),
+            Some(problem) => icmp::tell(cx, shared, station, problem, &quote()),
+            None => self.take_errors(cx, shared, owner, Some((station, quote()))),
         }
     }
 
