@@ -3,12 +3,14 @@
 //! The sockets are not registered with the runtime one by one. The runtime watches the epoll descriptor alone; that saves its
 //! book-keeping for every socket, which would be larger than a flow, and a wake-up for every event (see `docs/one-epoll.md`).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -16,6 +18,7 @@ use slab::Slab;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
+use super::socket_file::{self, SocketFile};
 use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, sys};
 use crate::frame::{Chunk, ChunkMut};
 
@@ -43,6 +46,8 @@ pub struct KernelHost {
     /// Whether TCP sockets know `SO_PEEK_OFF` (Linux 6.9).
     peek_offset: bool,
     skip: Vec<u8>,
+    /// The files of listeners that have one.
+    socket_files: HashMap<SocketId, SocketFile>,
 }
 
 struct Entry {
@@ -59,6 +64,8 @@ enum Kind {
     /// A stream of AF_UNIX, which cannot discard without copying.
     Local,
     Listener,
+    /// A listener of AF_UNIX, at a file.
+    LocalListener,
     Datagram,
 }
 
@@ -76,6 +83,7 @@ impl KernelHost {
             services,
             peek_offset: sys::set_peek_offset(probe.as_fd(), 0).is_ok(),
             skip: Vec::new(),
+            socket_files: HashMap::new(),
         })
     }
 
@@ -139,15 +147,19 @@ fn at_end(fd: BorrowedFd<'_>) -> io::Result<usize> {
 const fn interest(kind: Kind) -> EventFlags {
     match kind {
         Kind::Tcp | Kind::Local => EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET),
-        Kind::Listener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
+        Kind::Listener | Kind::LocalListener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
     }
 }
 
-/// A socket that does not block and does not survive `exec`.
-fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+/// A socket that does not block and does not survive `exec`; one that is bound to `interface`, if one is named.
+fn new_socket(address: SocketAddr, interface: Option<&str>, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if let Some(interface) = interface {
+        // Of a user without rights the kernel takes it once, which is enough (Linux 5.7).
+        socket.bind_device(Some(interface.as_bytes()))?;
     }
     Ok(socket)
 }
@@ -170,7 +182,7 @@ impl Host for KernelHost {
     }
 
     fn connect(&mut self, remote: SocketAddr, token: Token) -> io::Result<SocketId> {
-        let socket = new_socket(remote, Type::STREAM)?;
+        let socket = new_socket(remote, None, Type::STREAM)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
         match socket.connect(&remote.into()) {
@@ -189,8 +201,8 @@ impl Host for KernelHost {
         self.add(ours.into(), Kind::Local, token)
     }
 
-    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let socket = new_socket(address, Type::STREAM)?;
+    fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(address, interface, Type::STREAM)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -198,13 +210,25 @@ impl Host for KernelHost {
         Ok((self.add(socket.into(), Kind::Listener, token)?, bound))
     }
 
+    fn listen_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId> {
+        // Who may connect is for the umask to say, as for every other file that a user makes.
+        let (socket, file) = socket_file::listen(path, None, BACKLOG)?;
+        let id = self.add(socket.into(), Kind::LocalListener, token)?;
+        self.socket_files.insert(id, file);
+        Ok(id)
+    }
+
     fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let (socket, from) = SockRef::from(&self.fd(listener)?).accept()?;
+        let Entry { fd, kind, .. } = self.entry(listener)?;
+        let kind = if *kind == Kind::LocalListener { Kind::Local } else { Kind::Tcp };
+        let (socket, from) = SockRef::from(fd).accept()?;
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_out_of_band_inline(true)?;
+        if kind == Kind::Tcp {
+            socket.set_tcp_nodelay(true)?;
+            socket.set_out_of_band_inline(true)?;
+        }
         let from = from.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
-        Ok((self.add(socket.into(), Kind::Tcp, token)?, from))
+        Ok((self.add(socket.into(), kind, token)?, from))
     }
 
     fn set_token(&mut self, socket: SocketId, token: Token) {
@@ -277,8 +301,8 @@ impl Host for KernelHost {
         SockRef::from(&self.fd(stream)?).shutdown(std::net::Shutdown::Write)
     }
 
-    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let socket = new_socket(local, Type::DGRAM)?;
+    fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(local, interface, Type::DGRAM)?;
         socket.bind(&local.into())?;
         // Older kernels know no GRO for UDP; then datagrams come one by one.
         let _ = sys::set_udp_gro(socket.as_fd());
@@ -296,7 +320,10 @@ impl Host for KernelHost {
 
     fn close(&mut self, socket: SocketId) {
         // Closing takes it out of the epoll instance.
-        self.sockets.try_remove(socket.0 as usize);
+        let closed = self.sockets.try_remove(socket.0 as usize);
+        if closed.is_some_and(|entry| entry.kind == Kind::LocalListener) {
+            self.socket_files.remove(&socket);
+        }
     }
 
     fn reset(&mut self, stream: SocketId) {
