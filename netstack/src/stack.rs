@@ -45,8 +45,8 @@ use self::emit::Path;
 pub use self::forward::{ForwardSocket, Listen};
 use self::hash::Keyed;
 use self::neighbour::{Neighbours, Station};
-use self::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
-use self::policy::{Policy, Verdict};
+use self::packet::{Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
+use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
 use self::timer::Wheel;
@@ -80,6 +80,9 @@ pub struct Context<'a> {
 pub trait Services: fmt::Debug {
     /// A guest's message to the DHCP server, from the card at `from`. Returns what to answer, if anything.
     fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply>;
+
+    /// A guest's message to the DHCPv6 server, from the card at `from`. Returns what to answer, if anything.
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<Vec<u8>>;
 
     /// A guest's question to the DNS server over UDP. The answer comes later, by [`Stack::send_dns`]. Returns whether it was taken.
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool;
@@ -225,7 +228,7 @@ impl Stack {
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
-            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet.destination, datagram.destination_port) => {
+            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(&packet, datagram) => {
                 self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
@@ -244,8 +247,10 @@ impl Stack {
         (policy.is_group(to) || policy.is_virtual_host(to)) && !matches!(packet.transport, Transport::Tcp(_))
     }
 
-    fn is_for_dhcp(&self, ip: IpAddr, port: u16) -> bool {
-        self.shared.policy.decide(Protocol::Udp, SocketAddr::new(ip, port)) == Verdict::Dhcp
+    fn is_for_dhcp(&self, packet: &Packet, datagram: &Datagram) -> bool {
+        let source = SocketAddr::new(packet.source, datagram.source_port);
+        let destination = SocketAddr::new(packet.destination, datagram.destination_port);
+        self.shared.policy.decide(&Attempt::udp(source, destination)) == Verdict::Dhcp
     }
 
     fn icmp(&mut self, cx: &mut Context<'_>, station: Station, packet: &Packet, (offset, len): (usize, usize), frame: &Frame<'_>) {
@@ -400,6 +405,10 @@ impl Stack {
 
 const DHCP_SERVER_PORT: u16 = 67;
 
+/// RFC 8415 section 7.2.
+const DHCP6_SERVER_PORT: u16 = 547;
+const DHCP6_CLIENT_PORT: u16 = 546;
+
 const SOLICITATION_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Shared {
@@ -436,6 +445,17 @@ impl Shared {
         let station = Station { port: station.port, mac: reply.mac };
         let path = Path { station, router: self.router_mac(gateway.into()), source: gateway.into(), destination: reply.to.into() };
         udp::send_datagram(cx, self, &path, (DHCP_SERVER_PORT, reply.port), &reply.message);
+    }
+
+    /// The answer goes to the address that asked, which is one of the link, and comes from the gateway's (RFC 8415 section 18.3.10).
+    fn dhcp6(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, message: &[u8]) {
+        let Some(reply) = cx.services.dhcp6(cx.now, station.mac, message) else {
+            self.counters.dhcp6_refused += 1;
+            return;
+        };
+        let source = IpAddr::V6(LINK_LOCAL_GATEWAY);
+        let path = Path { station, router: self.router_mac(source), source, destination: guest.ip() };
+        udp::send_datagram(cx, self, &path, (DHCP6_SERVER_PORT, DHCP6_CLIENT_PORT), &reply);
     }
 
     fn dns(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, server: SocketAddr, message: &[u8]) {

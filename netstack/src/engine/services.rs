@@ -89,6 +89,10 @@ impl Services for Gateway {
         }
     }
 
+    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
         let tag = pack(way_back.port, way_back.mac);
         self.dns.query(Query { guest: way_back.guest, tag, message: message.to_vec() }).is_ok()

@@ -69,6 +69,10 @@ impl Services for VirtualServices {
         Some(DhcpReply { to: answer.to, mac: answer.mac, port: answer.port, message: reply })
     }
 
+    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
         if !self.refuses {
             self.questions.push(Question { way_back, message: message.to_vec() });

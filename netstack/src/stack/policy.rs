@@ -1,22 +1,71 @@
 //! Where a guest may go: the one place in which that is decided.
+//!
+//! [`Policy::decide`] is asked about the first packet of everything that a guest begins, and about each UDP datagram: an [`Attempt`]
+//! goes in, a [`Verdict`] comes out. It is a function of the configuration and of the attempt, and of nothing else, so that what it
+//! says can be listed, tested and explained. It goes through four steps, in this order:
+//!
+//! 1. What the link itself is made of is served whatever the rules say, or a guest could not even have an address: DHCP.
+//! 2. What leads nowhere is dropped, however it is written: groups, this host by another name, the links of the host.
+//! 3. The rules: today `restrict`. More of them, to allow and to deny, belong into [`Policy::forbids`]. What the configuration names on
+//!    purpose (forwards of guests, files to boot from) is looked up before it, for to name it is to allow it.
+//! 4. What is left goes where the addresses say: to a virtual host, to the host's loopback, or out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::addr::MacAddr;
-use crate::config::{Config, Protocol};
+use crate::config::Config;
 
-/// What becomes of what a guest sends to an address.
+/// What a guest attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) traffic: Traffic,
+    /// The guest's address and port. An echo request has port 0 here and below.
+    pub(crate) source: SocketAddr,
+    /// What it sends to, as it knows it.
+    pub(crate) destination: SocketAddr,
+}
+
+/// What kinds of traffic are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Traffic {
+    /// A TCP connection.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+    /// An ICMP or ICMPv6 echo request.
+    Echo,
+}
+
+impl Attempt {
+    pub(crate) const fn tcp(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self { traffic: Traffic::Tcp, source, destination }
+    }
+
+    pub(crate) const fn udp(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self { traffic: Traffic::Udp, source, destination }
+    }
+
+    pub(crate) const fn echo(source: IpAddr, destination: IpAddr) -> Self {
+        Self { traffic: Traffic::Echo, source: SocketAddr::new(source, 0), destination: SocketAddr::new(destination, 0) }
+    }
+}
+
+/// What becomes of what a guest attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It goes to this address, from a socket of the host.
     Host(SocketAddr),
+    /// The virtual host that was asked answers by itself: an echo.
+    Here,
     /// It goes to the DNS forwarder.
     Dns,
     /// It goes to the DHCP server.
     Dhcp,
+    /// It goes to the DHCPv6 server.
+    Dhcp6,
     /// Nobody listens there: TCP is reset, and so is UDP, by ICMP.
     Closed,
-    /// The guest may not: TCP is reset, UDP dropped.
+    /// The guest may not: TCP is reset, everything else dropped.
     Forbidden,
     /// There is no way there: the guest is told by ICMP.
     Unreachable,
@@ -36,6 +85,10 @@ pub(crate) struct Policy {
 
 const DNS_PORT: u16 = 53;
 const DHCP_PORT: u16 = 67;
+const DHCP6_PORT: u16 = 547;
+
+/// The groups that DHCPv6 clients send to: all agents and servers of the link, and all servers of the site (RFC 8415 section 7.1).
+const DHCP6_GROUPS: [Ipv6Addr; 2] = [Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2), Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 1, 3)];
 
 /// The gateway's address on the link itself (RFC 4291 section 2.5.6).
 pub(crate) const LINK_LOCAL_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
@@ -52,18 +105,20 @@ impl Policy {
         }
     }
 
-    /// Decides over what a guest sends to `destination`.
-    pub(crate) fn decide(&self, protocol: Protocol, destination: SocketAddr) -> Verdict {
-        let (ip, port) = (destination.ip(), destination.port());
-        let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST) || self.is_directed_broadcast(ip);
-        if protocol == Protocol::Udp && port == DHCP_PORT && ip.is_ipv4() && (broadcast || self.is_gateway(ip)) {
-            return Verdict::Dhcp;
+    /// Decides over what a guest attempts.
+    pub(crate) fn decide(&self, attempt: &Attempt) -> Verdict {
+        let (ip, port) = (attempt.destination.ip(), attempt.destination.port());
+        if let Some(verdict) = self.of_the_link(attempt) {
+            return verdict;
         }
-        if broadcast || !is_global_unicast(ip) && !self.is_gateway(ip) {
+        if self.is_directed_broadcast(ip) || !is_global_unicast(ip) && !self.is_gateway(ip) {
             return Verdict::Nowhere;
         }
-        if self.restrict {
+        if self.forbids(attempt) {
             return Verdict::Forbidden;
+        }
+        if attempt.traffic == Traffic::Echo && self.is_virtual_host(ip) {
+            return Verdict::Here;
         }
         if self.is_dns(ip) {
             return if port == DNS_PORT { Verdict::Dns } else { Verdict::Closed };
@@ -75,7 +130,29 @@ impl Policy {
             // A guest asks its link for such an address; one that asks the gateway has found nobody there.
             return Verdict::Unreachable;
         }
-        Verdict::Host(destination)
+        Verdict::Host(attempt.destination)
+    }
+
+    /// What a guest needs to be on the link at all.
+    fn of_the_link(&self, attempt: &Attempt) -> Option<Verdict> {
+        if attempt.traffic != Traffic::Udp {
+            return None;
+        }
+        match (attempt.destination.ip(), attempt.destination.port()) {
+            (ip @ IpAddr::V4(v4), DHCP_PORT) => {
+                (v4.is_broadcast() || self.is_directed_broadcast(ip) || self.is_gateway(ip)).then_some(Verdict::Dhcp)
+            }
+            // A restricted guest of libslirp's gets no answer over IPv6, and has an address without (SLAAC).
+            (IpAddr::V6(v6), DHCP6_PORT) if DHCP6_GROUPS.contains(&v6) => {
+                Some(if self.restrict { Verdict::Forbidden } else { Verdict::Dhcp6 })
+            }
+            _ => None,
+        }
+    }
+
+    /// The rules. A restricted guest may see that the virtual hosts are there, and that is all.
+    fn forbids(&self, attempt: &Attempt) -> bool {
+        self.restrict && !(attempt.traffic == Traffic::Echo && self.is_virtual_host(attempt.destination.ip()))
     }
 
     /// How a guest is shown an address of the host's side: as it is, but the host's loopback as the gateway. `None` if the guest cannot
@@ -168,8 +245,23 @@ const fn loopback_like(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    /// What becomes of what a guest, in the family of `to`, sends there.
+    fn verdict(policy: &Policy, attempt: fn(SocketAddr, SocketAddr) -> Attempt, to: &str) -> Verdict {
+        let to: SocketAddr = to.parse().unwrap();
+        let from = if to.is_ipv4() { "10.0.2.15:4000" } else { "[fec0::15]:4000" };
+        policy.decide(&attempt(from.parse().unwrap(), to))
+    }
+
     fn tcp(policy: &Policy, to: &str) -> Verdict {
-        policy.decide(Protocol::Tcp, to.parse().unwrap())
+        verdict(policy, Attempt::tcp, to)
+    }
+
+    fn udp(policy: &Policy, to: &str) -> Verdict {
+        verdict(policy, Attempt::udp, to)
+    }
+
+    fn echo(policy: &Policy, to: &str) -> Verdict {
+        verdict(policy, |from, to| Attempt::echo(from.ip(), to.ip()), &SocketAddr::new(to.parse().unwrap(), 0).to_string())
     }
 
     #[test]
@@ -216,16 +308,50 @@ mod tests {
         assert_eq!(tcp(&policy, "[fec0::3]:53"), Verdict::Dns);
         assert_eq!(tcp(&policy, "10.0.2.3:80"), Verdict::Closed);
         assert_eq!(tcp(&policy, "10.0.2.77:80"), Verdict::Unreachable);
-        assert_eq!(policy.decide(Protocol::Udp, "255.255.255.255:67".parse().unwrap()), Verdict::Dhcp);
-        assert_eq!(policy.decide(Protocol::Udp, "10.0.2.2:67".parse().unwrap()), Verdict::Dhcp);
+        assert_eq!(udp(&policy, "255.255.255.255:67"), Verdict::Dhcp);
+        assert_eq!(udp(&policy, "10.0.2.2:67"), Verdict::Dhcp);
     }
 
     #[test]
-    fn a_restricted_guest_reaches_only_dhcp() {
-        let policy = Policy::new(&Config { restrict: true, ..Config::default() });
-        for to in ["192.0.2.1:80", "10.0.2.2:80", "10.0.2.3:53", "[2001:db8::1]:80"] {
-            assert_eq!(tcp(&policy, to), Verdict::Forbidden, "{to}");
+    fn virtual_hosts_answer_an_echo_and_others_are_asked() {
+        let policy = Policy::new(&Config::default());
+        for to in ["10.0.2.2", "10.0.2.3", "fec0::2", "fec0::3", "fe80::2"] {
+            assert_eq!(echo(&policy, to), Verdict::Here, "{to}");
         }
-        assert_eq!(policy.decide(Protocol::Udp, "255.255.255.255:67".parse().unwrap()), Verdict::Dhcp);
+        assert_eq!(echo(&policy, "192.0.2.1"), Verdict::Host("192.0.2.1:0".parse().unwrap()));
+        assert_eq!(echo(&policy, "10.0.2.77"), Verdict::Unreachable);
+        for to in ["127.0.0.1", "255.255.255.255", "10.0.2.255", "224.0.0.1", "ff02::1", "::1", "fe80::77"] {
+            assert_eq!(echo(&policy, to), Verdict::Nowhere, "{to}");
+        }
+        // The gateway is there even where it does not stand for the host.
+        assert_eq!(echo(&Policy::new(&Config { host_loopback: false, ..Config::default() }), "10.0.2.2"), Verdict::Here);
+    }
+
+    #[test]
+    fn dhcpv6_is_asked_by_its_groups_alone() {
+        let policy = Policy::new(&Config::default());
+        assert_eq!(udp(&policy, "[ff02::1:2]:547"), Verdict::Dhcp6);
+        assert_eq!(udp(&policy, "[ff05::1:3]:547"), Verdict::Dhcp6);
+        assert_eq!(tcp(&policy, "[ff02::1:2]:547"), Verdict::Nowhere);
+        assert_eq!(udp(&policy, "[ff02::1:2]:546"), Verdict::Nowhere);
+        assert_eq!(udp(&policy, "[ff02::1]:547"), Verdict::Nowhere);
+    }
+
+    #[test]
+    fn a_restricted_guest_reaches_dhcp_and_sees_that_the_virtual_hosts_are_there() {
+        let policy = Policy::new(&Config { restrict: true, ..Config::default() });
+        for to in ["192.0.2.1:80", "10.0.2.2:80", "10.0.2.3:53", "10.0.2.77:80", "[2001:db8::1]:80", "[fec0::2]:80", "[fec0::3]:53"]
+        {
+            assert_eq!(tcp(&policy, to), Verdict::Forbidden, "{to}");
+            assert_eq!(udp(&policy, to), Verdict::Forbidden, "{to}");
+        }
+        assert_eq!(udp(&policy, "255.255.255.255:67"), Verdict::Dhcp);
+        assert_eq!(udp(&policy, "[ff02::1:2]:547"), Verdict::Forbidden);
+        for to in ["10.0.2.2", "10.0.2.3", "fec0::2", "fec0::3", "fe80::2"] {
+            assert_eq!(echo(&policy, to), Verdict::Here, "{to}");
+        }
+        for to in ["192.0.2.1", "10.0.2.77", "2001:db8::1"] {
+            assert_eq!(echo(&policy, to), Verdict::Forbidden, "{to}");
+        }
     }
 }

@@ -47,10 +47,10 @@ use self::table::Table;
 use self::transmit::{Parting, Turn};
 use super::hash::Keyed;
 use super::neighbour::Station;
-use super::policy::Verdict;
+use super::policy::{Attempt, Verdict};
 use super::token::Owner;
 use super::{Context, Shared};
-use crate::config::{Limits, Protocol, Timeouts};
+use crate::config::{Limits, Timeouts};
 use crate::frame::Frame;
 use crate::host::{Event, SocketId};
 use crate::port::PortId;
@@ -142,7 +142,9 @@ impl Relay {
         match self.table.find(&key) {
             Some(id) => self.segment_arrived(cx, shared, id, station, segment, frame),
             // RFC 9293 section 3.9.2.3: nobody is told anything in the name of a group.
-            None if shared.policy.decide(Protocol::Tcp, key.remote) == Verdict::Nowhere => shared.counters.drop_destination += 1,
+            None if shared.policy.decide(&Attempt::tcp(key.guest, key.remote)) == Verdict::Nowhere => {
+                shared.counters.drop_destination += 1;
+            }
             None if segment.rst => shared.counters.drop_no_flow += 1,
             None if segment.syn && segment.ack.is_none() => self.open(cx, shared, station, key, segment),
             None => {

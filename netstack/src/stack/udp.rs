@@ -25,10 +25,10 @@ use super::hash::Keyed;
 use super::icmp::{self, Quote, Unreachable};
 use super::neighbour::Station;
 use super::packet::Datagram;
-use super::policy::Verdict;
+use super::policy::{Attempt, Verdict};
 use super::token::Owner;
 use super::{Context, SOLICITATION_INTERVAL, Shared};
-use crate::config::{Limits, Protocol, Timeouts};
+use crate::config::{Limits, Timeouts};
 use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
 use crate::host::{Event, Received, SocketId};
 use crate::port::{PortId, Sent};
@@ -104,7 +104,7 @@ impl Nat {
             let _ = deliver(cx, shared, socket, client, datagram, frame);
             return;
         }
-        match shared.policy.decide(Protocol::Udp, remote) {
+        match shared.policy.decide(&Attempt::udp(guest, remote)) {
             Verdict::Host(to) => {
                 if let Some(socket) = self.mappings.socket_for(cx, shared, station, guest, to)
                     && let Some(why) = deliver(cx, shared, socket, to, datagram, frame)
@@ -113,6 +113,7 @@ impl Nat {
                 }
             }
             Verdict::Dhcp => shared.dhcp(cx, station, &payload(datagram, frame)),
+            Verdict::Dhcp6 => shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
             Verdict::Dns => shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
             Verdict::Unreachable => {
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Host);
@@ -121,7 +122,7 @@ impl Nat {
                 shared.counters.drop_destination += 1;
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Port);
             }
-            Verdict::Forbidden | Verdict::Nowhere => shared.counters.drop_destination += 1,
+            Verdict::Forbidden | Verdict::Here | Verdict::Nowhere => shared.counters.drop_destination += 1,
         }
     }
 

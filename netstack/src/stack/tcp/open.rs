@@ -18,12 +18,11 @@ use super::seq::Seq;
 use super::table::GENERATION_MASK;
 use super::{Listener, Relay, send_reset};
 use crate::addr::MacAddr;
-use crate::config::Protocol;
 use crate::host::{SocketId, StreamService};
 use crate::port::PortId;
 use crate::stack::icmp::{self, Quote, Unreachable};
 use crate::stack::neighbour::Station;
-use crate::stack::policy::Verdict;
+use crate::stack::policy::{Attempt, Verdict};
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
 use crate::time::{Duration, Instant};
@@ -51,10 +50,10 @@ impl Relay {
             shared.counters.drop_malformed += 1;
             return;
         }
-        match shared.policy.decide(Protocol::Tcp, key.remote) {
+        match shared.policy.decide(&Attempt::tcp(key.guest, key.remote)) {
             Verdict::Host(to) => self.open_to(cx, shared, station, key, segment, Destination::Host(to)),
             Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
-            Verdict::Closed | Verdict::Forbidden | Verdict::Dhcp => {
+            Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 => {
                 shared.counters.tcp_forbidden += 1;
                 send_reset(cx, shared, station, &key, segment);
             }

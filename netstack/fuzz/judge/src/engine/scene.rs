@@ -67,6 +67,10 @@ impl Services for Gateway {
         Some(DhcpReply { to: answer.to, mac: answer.mac, port: answer.port, message: reply })
     }
 
+    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
         let room = self.questions.len() < 4;
         if room {
