@@ -4,6 +4,7 @@
 //! `-netdev user,...` know.
 
 mod forward;
+mod guest_forward;
 pub mod qemu;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 pub use self::forward::{HostForward, HostSide, Protocol, SOCKET_PATH_MAX};
+pub use self::guest_forward::{GuestForward, GuestTarget, SMB_PORTS, SmbConfig};
 use crate::addr::MacAddr;
 
 /// Everything that can be set. `Config::default()` is what `-netdev user` without options is.
@@ -36,6 +38,10 @@ pub struct Config {
     pub dns: DnsConfig,
     /// Ports of the host that lead to guests.
     pub host_forwards: Vec<HostForward>,
+    /// Ports of virtual hosts that lead to the host's side.
+    pub guest_forwards: Vec<GuestForward>,
+    /// The SMB server; `None` for none, and then nobody has its address.
+    pub smb: Option<SmbConfig>,
     /// What each guest-chosen quantity is bounded by.
     pub limits: Limits,
     /// How long idle things are kept.
@@ -54,6 +60,8 @@ impl Default for Config {
             dhcp: DhcpConfig::default(),
             dns: DnsConfig::default(),
             host_forwards: Vec::new(),
+            guest_forwards: Vec::new(),
+            smb: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -177,6 +185,8 @@ pub struct Limits {
     pub tcp_opening: usize,
     /// Bytes from guests, in all connections together, that a socket has not taken though there seemed to be room.
     pub tcp_held_bytes: usize,
+    /// Commands of forwards from guests, and SMB servers, that run at once.
+    pub guest_forward_commands: usize,
     /// UDP mappings.
     pub udp_mappings: usize,
     /// Remote addresses that one UDP mapping remembers for its filter.
@@ -191,6 +201,7 @@ impl Default for Limits {
             tcp_flows: 65_536,
             tcp_opening: 4096,
             tcp_held_bytes: 64 << 20,
+            guest_forward_commands: 256,
             udp_mappings: 16_384,
             udp_peers: 256,
             neighbours: 1024,
@@ -211,6 +222,9 @@ pub struct Timeouts {
     pub tcp_half_closed: Duration,
     /// A connection closed by both sides whose last segment the guest has not acknowledged.
     pub tcp_closing: Duration,
+    /// A command of a forward whose connection has ended: it is given so long to end by itself, so long again after SIGTERM, and is
+    /// killed then.
+    pub guest_forward_end: Duration,
     /// A UDP mapping without traffic from the guest: RFC 4787 recommends 5 min.
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
@@ -225,6 +239,7 @@ impl Default for Timeouts {
             tcp_idle: Duration::from_secs(7440),
             tcp_half_closed: Duration::from_secs(240),
             tcp_closing: Duration::from_secs(60),
+            guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
         }

@@ -45,6 +45,10 @@ pub struct Event {
 pub enum StreamService {
     /// The DNS forwarder (RFC 7766).
     Dns,
+    /// The command or the hook of the forward from guests with this number in [`crate::config::Config::guest_forwards`].
+    GuestForward(u16),
+    /// The SMB server, at this port.
+    Smb(u16),
 }
 
 /// How full the send queue of a stream is.
@@ -79,11 +83,20 @@ pub trait Host: fmt::Debug {
     /// What `socket(2)` and `connect(2)` report at once, such as a full descriptor table or an unreachable network.
     fn connect(&mut self, remote: SocketAddr, token: Token) -> io::Result<SocketId>;
 
+    /// Connects to the stream socket of AF_UNIX at `path`. It is connected at once or not at all.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when its backlog is full: there is no event for that, so it has to be tried again. Else what `connect(2)` reports, such
+    /// as that nobody listens or that there is no such path.
+    fn connect_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId>;
+
     /// Opens a stream to a service of this process, on behalf of the guest at `guest`. It is connected at once.
     ///
     /// # Errors
     ///
-    /// When the service is not offered ([`io::ErrorKind::ConnectionRefused`]) or has too many clients.
+    /// When the service is not offered ([`io::ErrorKind::ConnectionRefused`]) or has too many clients
+    /// ([`io::ErrorKind::QuotaExceeded`] where a limit of the configuration says so).
     fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId>;
 
     /// Listens for streams at `address`, that come in by `interface` if one is named; port 0 means any free one. Returns the address

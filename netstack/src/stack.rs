@@ -53,7 +53,7 @@ use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
 use crate::addr::MacAddr;
-use crate::config::{Config, Ipv6Config, Protocol};
+use crate::config::{Config, Ipv6Config};
 use crate::frame::Frame;
 use crate::host::{Event, Host};
 use crate::port::PortId;

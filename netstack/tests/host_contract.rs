@@ -69,7 +69,7 @@ struct Real {
 impl Real {
     fn new(ip: IpAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let host = KernelHost::new(Box::new(|_, _, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
+        let host = KernelHost::new(Box::new(|_, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
         let watch = runtime.block_on(async { host.watch() }).unwrap();
         Self { runtime, host, watch, listener: TcpListener::bind((ip, 0)).unwrap(), peer: None }
     }

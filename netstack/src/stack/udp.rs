@@ -122,7 +122,10 @@ impl Nat {
                 shared.counters.drop_destination += 1;
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Port);
             }
-            Verdict::Forbidden | Verdict::Here | Verdict::Nowhere => shared.counters.drop_destination += 1,
+            // Neither `Here` nor the last two are said of UDP.
+            Verdict::Forbidden | Verdict::Nowhere | Verdict::Here | Verdict::Local(_) | Verdict::Service(_) => {
+                shared.counters.drop_destination += 1;
+            }
         }
     }
 

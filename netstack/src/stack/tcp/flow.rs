@@ -42,7 +42,7 @@ pub(crate) enum Phase {
 pub(crate) struct Flow {
     pub(crate) key: FlowKey,
     pub(crate) station: Station,
-    /// `None` only in TIME-WAIT.
+    /// `None` only in TIME-WAIT, and while a full socket of AF_UNIX is to be tried again.
     pub(crate) socket: Option<SocketId>,
     /// Tells this flow from earlier ones in the same place of the table.
     pub(crate) generation: u32,

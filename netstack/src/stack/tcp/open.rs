@@ -18,7 +18,7 @@ use super::seq::Seq;
 use super::table::GENERATION_MASK;
 use super::{Listener, Relay, send_reset};
 use crate::addr::MacAddr;
-use crate::host::{SocketId, StreamService};
+use crate::host::{SocketId, StreamService, Token};
 use crate::port::PortId;
 use crate::stack::icmp::{self, Quote, Unreachable};
 use crate::stack::neighbour::Station;
@@ -32,6 +32,10 @@ const ACCEPTS: usize = 64;
 
 /// How long to wait with accepting after that was refused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The shortest and the longest pause before a socket of AF_UNIX is tried again whose backlog is full.
+const LOCAL_RETRY: Duration = Duration::from_millis(2);
+const LOCAL_RETRY_MAX: Duration = Duration::from_millis(500);
 
 /// How many ports are tried for a client that two addresses of the host show the guest alike.
 const PORT_TRIES: u16 = 64;
@@ -52,6 +56,8 @@ impl Relay {
         }
         match shared.policy.decide(&Attempt::tcp(key.guest, key.remote)) {
             Verdict::Host(to) => self.open_to(cx, shared, station, key, segment, Destination::Host(to)),
+            Verdict::Local(number) => self.open_to(cx, shared, station, key, segment, Destination::Local(number)),
+            Verdict::Service(service) => self.open_to(cx, shared, station, key, segment, Destination::Service(service)),
             Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
             Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 => {
                 shared.counters.tcp_forbidden += 1;
@@ -86,18 +92,45 @@ impl Relay {
         let token = self.owner(id).token();
         let opened = match to {
             Destination::Host(address) => cx.host.connect(address, token),
+            Destination::Local(number) => connect_local(cx, shared, number, token),
             Destination::Service(service) => cx.host.open_service(service, key.guest, token),
         };
         match (opened, self.table.get_mut(id)) {
             (Ok(socket), Some(flow)) => {
                 flow.socket = Some(socket);
                 shared.counters.tcp_opened += 1;
-                if matches!(to, Destination::Service(_)) {
+                if matches!(to, Destination::Local(_) | Destination::Service(_)) {
                     self.connected(cx, shared, id);
                 }
             }
+            (Err(error), Some(_)) if is_full(to, &error) => self.connect_later(shared, id, cx.now),
             (Err(error), _) => self.refuse(cx, shared, id, &error),
             (Ok(socket), None) => cx.host.close(socket),
+        }
+    }
+
+    /// Sees to it that a socket of AF_UNIX whose backlog is full is tried again, less and less often.
+    fn connect_later(&mut self, shared: &mut Shared, id: u32, now: Instant) {
+        if let Some(flow) = self.table.get_mut(id) {
+            let pause = now.since(flow.heard).clamp(LOCAL_RETRY, LOCAL_RETRY_MAX);
+            Self::arm_retransmit(flow, id, shared, now + pause);
+        }
+    }
+
+    /// Tries again to connect to a socket of AF_UNIX.
+    pub(super) fn connect_again(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        let token = self.owner(id).token();
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let Verdict::Local(number) = shared.policy.decide(&Attempt::tcp(flow.key.guest, flow.key.remote)) else { return };
+        flow.retransmit_at = None;
+        match connect_local(cx, shared, number, token) {
+            Ok(socket) => {
+                flow.socket = Some(socket);
+                shared.counters.tcp_opened += 1;
+                self.connected(cx, shared, id);
+            }
+            Err(error) if is_full(Destination::Local(number), &error) => self.connect_later(shared, id, cx.now),
+            Err(error) => self.refuse(cx, shared, id, &error),
         }
     }
 
@@ -148,7 +181,11 @@ impl Relay {
             }
             refusal => {
                 let counters = &mut shared.counters;
-                *(if refusal == Refusal::Resources { &mut counters.tcp_limit_host } else { &mut counters.tcp_connect_failed }) += 1;
+                *(match refusal {
+                    Refusal::Resources => &mut counters.tcp_limit_host,
+                    Refusal::Commands => &mut counters.tcp_limit_commands,
+                    Refusal::Reset | Refusal::Unreachable(_) => &mut counters.tcp_connect_failed,
+                }) += 1;
                 super::transmit::send_refusal(cx, shared, station, &key, irs + 1);
             }
         }
@@ -322,10 +359,21 @@ fn next_generation(generation: u32) -> u32 {
 /// A station that is still being looked for.
 pub(super) const UNKNOWN_STATION: Station = Station { port: PortId(u16::MAX), mac: MacAddr([0; 6]) };
 
+fn connect_local(cx: &mut Context<'_>, shared: &Shared, number: u16, token: Token) -> io::Result<SocketId> {
+    let path = shared.policy.local_path(number).ok_or(io::ErrorKind::ConnectionRefused)?;
+    cx.host.connect_local(path, token)
+}
+
+/// Whether a connection failed because the server has not accepted others yet. A TCP would wait and ask again; AF_UNIX tells only that.
+fn is_full(to: Destination, error: &io::Error) -> bool {
+    matches!(to, Destination::Local(_)) && error.kind() == io::ErrorKind::WouldBlock
+}
+
 /// Where a guest's connection leads.
 #[derive(Debug, Clone, Copy)]
 enum Destination {
     Host(SocketAddr),
+    Local(u16),
     Service(StreamService),
 }
 
@@ -335,6 +383,8 @@ enum Refusal {
     Reset,
     /// We, not the destination, are at our limits.
     Resources,
+    /// As many commands run as are allowed.
+    Commands,
     Unreachable(Unreachable),
 }
 
@@ -344,6 +394,7 @@ impl Refusal {
             Some(libc::ENETUNREACH | libc::ENETDOWN) => Self::Unreachable(Unreachable::Network),
             Some(libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ETIMEDOUT) => Self::Unreachable(Unreachable::Host),
             Some(libc::EACCES | libc::EPERM) => Self::Unreachable(Unreachable::Prohibited),
+            Some(libc::EDQUOT) => Self::Commands,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
                 Self::Resources
             }

@@ -117,8 +117,15 @@ impl Scene {
         // Hours in which nothing happens tell nothing, and are most of what there is to do.
         config.timeouts.tcp_idle = Duration::from_secs(300);
         if flags & 8 != 0 {
-            config.limits =
-                Limits { tcp_flows: 6, tcp_opening: 3, tcp_held_bytes: 5000, udp_mappings: 4, udp_peers: 2, neighbours: 3 };
+            config.limits = Limits {
+                tcp_flows: 6,
+                tcp_opening: 3,
+                tcp_held_bytes: 5000,
+                udp_mappings: 4,
+                udp_peers: 2,
+                neighbours: 3,
+                ..Limits::default()
+            };
         }
         match flags >> 6 {
             1 => config.ipv4 = None,
