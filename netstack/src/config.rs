@@ -3,16 +3,17 @@
 //! [`Config`] is plain data with the defaults of QEMU's user network. [`qemu`] reads and checks the text that users of
 //! `-netdev user,...` know.
 
+mod forward;
 mod guest_forward;
 pub mod qemu;
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+pub use self::forward::{HostForward, HostSide, Protocol, SOCKET_PATH_MAX};
 pub use self::guest_forward::{GuestForward, GuestTarget, SMB_PORTS, SmbConfig};
 use crate::addr::MacAddr;
 
@@ -173,41 +174,6 @@ impl Default for DnsConfig {
             concurrent: 256,
         }
     }
-}
-
-/// The protocol of a forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// TCP (RFC 9293).
-    Tcp,
-    /// UDP (RFC 768).
-    Udp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-        })
-    }
-}
-
-/// A port, or a range of ports, of the host that leads to a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostForward {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The host's address to listen on.
-    pub host: IpAddr,
-    /// The first port to listen on; 0 means any free one, and then the range is one port.
-    pub host_port: u16,
-    /// How many ports follow each other, on the host and in the guest alike: at least 1.
-    pub count: u16,
-    /// The guest's address; `None` means the first address of DHCP (IPv4), as in QEMU.
-    pub guest: Option<IpAddr>,
-    /// The first port in the guest.
-    pub guest_port: u16,
 }
 
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.

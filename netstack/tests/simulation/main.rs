@@ -8,6 +8,7 @@ mod chaos;
 mod closing;
 mod download;
 mod errors;
+mod forwards;
 mod found;
 mod guest_forwards;
 mod hostile;
