@@ -33,6 +33,8 @@ pub struct Config {
     pub dhcp: DhcpConfig,
     /// How names are resolved.
     pub dns: DnsConfig,
+    /// What guests can load from the gateway.
+    pub boot: BootConfig,
     /// Ports of the host that lead to guests.
     pub host_forwards: Vec<HostForward>,
     /// What each guest-chosen quantity is bounded by.
@@ -52,6 +54,7 @@ impl Default for Config {
             full_cone: false,
             dhcp: DhcpConfig::default(),
             dns: DnsConfig::default(),
+            boot: BootConfig::default(),
             host_forwards: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -167,6 +170,13 @@ impl Default for DnsConfig {
     }
 }
 
+/// What guests can load from the gateway, to boot from or else. Nothing is ever written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootConfig {
+    /// The directory whose files the TFTP server on the gateway serves; `None` for no server.
+    pub tftp_root: Option<PathBuf>,
+}
+
 /// The protocol of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -215,6 +225,8 @@ pub struct Limits {
     pub udp_mappings: usize,
     /// Remote addresses that one UDP mapping remembers for its filter.
     pub udp_peers: usize,
+    /// TFTP transfers, until the server has closed them.
+    pub tftp_transfers: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
 }
@@ -227,6 +239,7 @@ impl Default for Limits {
             tcp_held_bytes: 64 << 20,
             udp_mappings: 16_384,
             udp_peers: 256,
+            tftp_transfers: 64,
             neighbours: 1024,
         }
     }
@@ -249,6 +262,8 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// A TFTP transfer in which the guest says nothing. The server gives up earlier by itself, unless a disk keeps it waiting.
+    pub tftp_idle: Duration,
 }
 
 impl Default for Timeouts {
@@ -261,6 +276,7 @@ impl Default for Timeouts {
             tcp_closing: Duration::from_secs(60),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            tftp_idle: Duration::from_secs(60),
         }
     }
 }

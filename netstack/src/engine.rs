@@ -27,7 +27,7 @@ use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
 use crate::config::{Config, Protocol};
-use crate::gateway::dns;
+use crate::gateway::{dns, tftp};
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
@@ -69,6 +69,9 @@ pub enum EngineError {
     /// The DNS service did not start.
     #[error(transparent)]
     Dns(#[from] dns::StartError),
+    /// The TFTP server did not start.
+    #[error(transparent)]
+    Tftp(#[from] tftp::StartError),
 }
 
 fn why_not_bound(address: &SocketAddr, error: &io::Error) -> String {

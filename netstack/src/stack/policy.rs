@@ -14,6 +14,8 @@ pub(crate) enum Verdict {
     Dns,
     /// It goes to the DHCP server.
     Dhcp,
+    /// It goes to the TFTP server.
+    Tftp,
     /// Nobody listens there: TCP is reset, and so is UDP, by ICMP.
     Closed,
     /// The guest may not: TCP is reset, UDP dropped.
@@ -32,10 +34,12 @@ pub(crate) struct Policy {
     networks: [Option<ipnet::IpNet>; 2],
     restrict: bool,
     host_loopback: bool,
+    tftp: bool,
 }
 
 const DNS_PORT: u16 = 53;
 const DHCP_PORT: u16 = 67;
+const TFTP_PORT: u16 = 69;
 
 /// The gateway's address on the link itself (RFC 4291 section 2.5.6).
 pub(crate) const LINK_LOCAL_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
@@ -49,6 +53,7 @@ impl Policy {
             networks: [v4.map(|c| c.net.into()), v6.map(|c| c.prefix.into())],
             restrict: config.restrict,
             host_loopback: config.host_loopback,
+            tftp: config.boot.tftp_root.is_some(),
         }
     }
 
@@ -61,6 +66,10 @@ impl Policy {
         }
         if broadcast || !is_global_unicast(ip) && !self.is_gateway(ip) {
             return Verdict::Nowhere;
+        }
+        // A restricted guest can boot all the same, but over IPv4 only, as with libslirp.
+        if self.tftp && protocol == Protocol::Udp && port == TFTP_PORT && self.is_gateway(ip) && (ip.is_ipv4() || !self.restrict) {
+            return Verdict::Tftp;
         }
         if self.restrict {
             return Verdict::Forbidden;
@@ -124,7 +133,7 @@ impl Policy {
         ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) || self.is_directed_broadcast(ip)
     }
 
-    fn is_gateway(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_gateway(&self, ip: IpAddr) -> bool {
         self.gateways.contains(&Some(ip))
     }
 
@@ -167,6 +176,7 @@ const fn loopback_like(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BootConfig;
 
     fn tcp(policy: &Policy, to: &str) -> Verdict {
         policy.decide(Protocol::Tcp, to.parse().unwrap())
@@ -218,6 +228,26 @@ mod tests {
         assert_eq!(tcp(&policy, "10.0.2.77:80"), Verdict::Unreachable);
         assert_eq!(policy.decide(Protocol::Udp, "255.255.255.255:67".parse().unwrap()), Verdict::Dhcp);
         assert_eq!(policy.decide(Protocol::Udp, "10.0.2.2:67".parse().unwrap()), Verdict::Dhcp);
+    }
+
+    #[test]
+    fn the_tftp_server_is_on_the_gateway_when_there_is_one() {
+        let boot = BootConfig { tftp_root: Some("/srv".into()) };
+        let config = Config { boot, host_loopback: false, ..Config::default() };
+        let udp = |policy: &Policy, to: &str| policy.decide(Protocol::Udp, to.parse().unwrap());
+        let policy = Policy::new(&config);
+        for to in ["10.0.2.2:69", "[fec0::2]:69", "[fe80::2]:69"] {
+            assert_eq!(udp(&policy, to), Verdict::Tftp, "{to}");
+        }
+        assert_eq!(udp(&policy, "10.0.2.2:70"), Verdict::Forbidden);
+        assert_eq!(udp(&policy, "10.0.2.3:69"), Verdict::Closed);
+        assert_eq!(udp(&policy, "10.0.2.255:69"), Verdict::Nowhere);
+        assert_eq!(tcp(&policy, "10.0.2.2:69"), Verdict::Forbidden);
+        let restricted = Policy::new(&Config { restrict: true, ..config });
+        assert_eq!(udp(&restricted, "10.0.2.2:69"), Verdict::Tftp);
+        assert_eq!(udp(&restricted, "[fec0::2]:69"), Verdict::Forbidden);
+        let without = Policy::new(&Config::default());
+        assert_eq!(udp(&without, "10.0.2.2:69"), Verdict::Host("127.0.0.1:69".parse().unwrap()));
     }
 
     #[test]

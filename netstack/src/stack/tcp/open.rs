@@ -46,7 +46,7 @@ impl Relay {
         match shared.policy.decide(Protocol::Tcp, key.remote) {
             Verdict::Host(to) => self.open_to(cx, shared, station, key, segment, Destination::Host(to)),
             Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
-            Verdict::Closed | Verdict::Forbidden | Verdict::Dhcp => {
+            Verdict::Closed | Verdict::Forbidden | Verdict::Dhcp | Verdict::Tftp => {
                 shared.counters.tcp_forbidden += 1;
                 send_reset(cx, shared, station, &key, segment);
             }
