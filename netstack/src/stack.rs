@@ -14,11 +14,13 @@
 //! | `icmp` | echo, and telling guests what cannot be reached |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
+//! | `forward` | what of the host leads to guests |
 //! | `timer`, `token`, `hash`, `counters` | what they share |
 
 mod arp;
 mod counters;
 mod emit;
+mod forward;
 mod hash;
 mod icmp;
 mod ndp;
@@ -31,7 +33,6 @@ mod token;
 mod udp;
 
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use hashbrown::HashMap;
@@ -41,10 +42,11 @@ use smoltcp::wire::Icmpv6Message;
 
 pub use self::counters::Counters;
 use self::emit::Path;
+pub use self::forward::{ForwardSocket, Listen};
 use self::hash::Keyed;
 use self::neighbour::{Neighbours, Station};
-use self::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
-use self::policy::{Policy, Verdict};
+use self::packet::{Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
+use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
 use self::timer::Wheel;
@@ -52,7 +54,7 @@ use self::token::Owner;
 use self::udp::Nat;
 pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
 use crate::addr::MacAddr;
-use crate::config::{Config, Ipv6Config, Protocol};
+use crate::config::{Config, Ipv6Config};
 use crate::frame::Frame;
 use crate::host::{Event, Host};
 use crate::port::PortId;
@@ -79,6 +81,9 @@ pub struct Context<'a> {
 pub trait Services: fmt::Debug {
     /// A guest's message to the DHCP server, from the card at `from`. Returns what to answer, if anything.
     fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply>;
+
+    /// A guest's message to the DHCPv6 server, from the card at `from`. Returns what to answer, if anything.
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<Vec<u8>>;
 
     /// A guest's question to the DNS server over UDP. The answer comes later, by [`Stack::send_dns`]. Returns whether it was taken.
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool;
@@ -229,7 +234,7 @@ impl Stack {
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
-            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet.destination, datagram.destination_port) => {
+            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(&packet, datagram) => {
                 self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
@@ -248,8 +253,10 @@ impl Stack {
         (policy.is_group(to) || policy.is_virtual_host(to)) && !matches!(packet.transport, Transport::Tcp(_))
     }
 
-    fn is_for_dhcp(&self, ip: IpAddr, port: u16) -> bool {
-        self.shared.policy.decide(Protocol::Udp, SocketAddr::new(ip, port)) == Verdict::Dhcp
+    fn is_for_dhcp(&self, packet: &Packet, datagram: &Datagram) -> bool {
+        let source = SocketAddr::new(packet.source, datagram.source_port);
+        let destination = SocketAddr::new(packet.destination, datagram.destination_port);
+        self.shared.policy.decide(&Attempt::udp(source, destination)) == Verdict::Dhcp
     }
 
     fn icmp(&mut self, cx: &mut Context<'_>, station: Station, packet: &Packet, (offset, len): (usize, usize), frame: &Frame<'_>) {
@@ -285,7 +292,7 @@ impl Stack {
     pub fn host_event(&mut self, cx: &mut Context<'_>, event: Event) {
         match Owner::of(event.token) {
             Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
-            Some(Owner::TcpListener { id }) => self.tcp.accept(cx, &mut self.shared, id),
+            Some(Owner::TcpListener { id, generation }) => self.tcp.accept(cx, &mut self.shared, id, generation),
             Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. } | Owner::TftpTransfer { .. })) => {
                 self.udp.host_event(cx, owner, event)
             }
@@ -313,8 +320,8 @@ impl Stack {
                     self.udp.expire(cx, &mut self.shared, owner);
                 }
                 Owner::RouterAdvertisement => self.advertise(cx),
-                Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
-                Owner::UdpForward { id } => self.udp.seek_again(id),
+                Owner::TcpListener { id, generation } => self.tcp.accept(cx, &mut self.shared, id, generation),
+                Owner::UdpForward { id, generation } => self.udp.seek_again(id, generation),
                 Owner::TcpFlow { .. } => {}
             }
         }
@@ -359,24 +366,6 @@ impl Stack {
     /// Whether frames to this card are for the stack.
     pub fn is_ours(&self, mac: MacAddr) -> bool {
         self.shared.policy.is_virtual_host_mac(mac)
-    }
-
-    /// Starts to forward a port of the host to a guest. Port 0 means any free one. Returns the address really bound.
-    ///
-    /// # Errors
-    ///
-    /// When the address cannot be bound.
-    pub fn forward(
-        &mut self,
-        host: &mut dyn Host,
-        protocol: Protocol,
-        address: SocketAddr,
-        guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
-        match protocol {
-            Protocol::Tcp => self.tcp.add_listener(|owner| host.listen(address, owner.token()), guest),
-            Protocol::Udp => self.udp.add_forward(|owner| host.bind_datagram(address, owner.token()), guest),
-        }
     }
 
     /// Sends the answer to a DNS question.
@@ -426,6 +415,10 @@ impl Stack {
 
 const DHCP_SERVER_PORT: u16 = 67;
 
+/// RFC 8415 section 7.2.
+const DHCP6_SERVER_PORT: u16 = 547;
+const DHCP6_CLIENT_PORT: u16 = 546;
+
 const SOLICITATION_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Shared {
@@ -462,6 +455,17 @@ impl Shared {
         let station = Station { port: station.port, mac: reply.mac };
         let path = Path { station, router: self.router_mac(gateway.into()), source: gateway.into(), destination: reply.to.into() };
         udp::send_datagram(cx, self, &path, (DHCP_SERVER_PORT, reply.port), &reply.message);
+    }
+
+    /// The answer goes to the address that asked, which is one of the link, and comes from the gateway's (RFC 8415 section 18.3.10).
+    fn dhcp6(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, message: &[u8]) {
+        let Some(reply) = cx.services.dhcp6(cx.now, station.mac, message) else {
+            self.counters.dhcp6_refused += 1;
+            return;
+        };
+        let source = IpAddr::V6(LINK_LOCAL_GATEWAY);
+        let path = Path { station, router: self.router_mac(source), source, destination: guest.ip() };
+        udp::send_datagram(cx, self, &path, (DHCP6_SERVER_PORT, DHCP6_CLIENT_PORT), &reply);
     }
 
     fn dns(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, server: SocketAddr, message: &[u8]) {

@@ -121,7 +121,7 @@ impl Nat {
     ) {
         let (id, generation) = self.transfers.next();
         let owner = Owner::TftpTransfer { id, generation };
-        let bound = cx.host.bind_datagram((Ipv4Addr::LOCALHOST, 0).into(), owner.token());
+        let bound = cx.host.bind_datagram((Ipv4Addr::LOCALHOST, 0).into(), None, owner.token());
         let room = bound.as_ref().map_or(0, |(socket, _)| cx.host.receive_room(*socket, ROOM));
         let Some(tftp) = cx.services.tftp() else { return };
         let Ok((socket, client)) = bound else {
