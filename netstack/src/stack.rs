@@ -294,7 +294,7 @@ impl Stack {
             Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
             Some(Owner::TcpListener { id, generation }) => self.tcp.accept(cx, &mut self.shared, id, generation),
             Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. } | Owner::TftpTransfer { .. })) => {
-                self.udp.host_event(cx, owner, event)
+                self.udp.host_event(cx, owner, event);
             }
             _ => {}
         }

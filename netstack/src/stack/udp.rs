@@ -113,7 +113,7 @@ impl Nat {
         }
         if !self.transfers.is_empty()
             && shared.policy.is_gateway(remote.ip())
-            && self.to_tftp_server(cx, shared, station, (guest, remote), datagram, frame)
+            && self.pass_to_tftp_server(cx, shared, station, (guest, remote), datagram, frame)
         {
             return;
         }

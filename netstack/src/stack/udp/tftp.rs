@@ -24,7 +24,7 @@ const ROOM: usize = 16 * (72 << 10);
 
 impl Nat {
     /// A guest's datagram to the gateway, if it belongs to a transfer. Returns whether it does.
-    pub(super) fn to_tftp_server(
+    pub(super) fn pass_to_tftp_server(
         &mut self,
         cx: &mut Context<'_>,
         shared: &mut Shared,
