@@ -83,7 +83,7 @@ fn a_directory_that_cannot_be_served_is_an_error_that_says_why() {
     assert!(told(&place.path().join("secret")).contains("not a directory"));
     let locked = place.path().join("locked");
     fs::create_dir(&locked).unwrap();
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
     if !rustix::process::geteuid().is_root() {
         assert!(told(&locked).contains("may not read"));
     }
