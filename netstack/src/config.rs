@@ -36,6 +36,8 @@ pub struct Config {
     pub dhcp: DhcpConfig,
     /// How names are resolved.
     pub dns: DnsConfig,
+    /// What guests can load from the gateway.
+    pub boot: BootConfig,
     /// Ports of the host that lead to guests.
     pub host_forwards: Vec<HostForward>,
     /// Ports of virtual hosts that lead to the host's side.
@@ -59,6 +61,7 @@ impl Default for Config {
             full_cone: false,
             dhcp: DhcpConfig::default(),
             dns: DnsConfig::default(),
+            boot: BootConfig::default(),
             host_forwards: Vec::new(),
             guest_forwards: Vec::new(),
             smb: None,
@@ -176,6 +179,13 @@ impl Default for DnsConfig {
     }
 }
 
+/// What guests can load from the gateway, to boot from or else. Nothing is ever written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootConfig {
+    /// The directory whose files the TFTP server on the gateway serves; `None` for no server.
+    pub tftp_root: Option<PathBuf>,
+}
+
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -195,6 +205,8 @@ pub struct Limits {
     pub icmp_mappings: usize,
     /// ICMP errors that the guests behind one port are sent in a second.
     pub icmp_errors_per_second: u32,
+    /// TFTP transfers, until the server has closed them.
+    pub tftp_transfers: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
 }
@@ -210,6 +222,7 @@ impl Default for Limits {
             udp_peers: 256,
             icmp_mappings: 1024,
             icmp_errors_per_second: 1000,
+            tftp_transfers: 64,
             neighbours: 1024,
         }
     }
@@ -237,6 +250,8 @@ pub struct Timeouts {
     pub udp_dns_idle: Duration,
     /// A ping mapping without echo requests of the guest: RFC 5508 asks for at least 60 s.
     pub icmp_idle: Duration,
+    /// A TFTP transfer in which the guest says nothing. The server gives up earlier by itself, unless a disk keeps it waiting.
+    pub tftp_idle: Duration,
 }
 
 impl Default for Timeouts {
@@ -251,6 +266,7 @@ impl Default for Timeouts {
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
             icmp_idle: Duration::from_secs(60),
+            tftp_idle: Duration::from_secs(60),
         }
     }
 }

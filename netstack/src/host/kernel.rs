@@ -390,6 +390,14 @@ impl Host for KernelHost {
         Ok((self.add(socket.into(), Kind::Datagram(family), token)?, bound))
     }
 
+    fn receive_room(&mut self, socket: SocketId, wanted: usize) -> usize {
+        let Ok(fd) = self.fd(socket) else { return 0 };
+        let socket = SockRef::from(&fd);
+        // The kernel doubles what it is told, and tells the double (socket(7)).
+        let _ = socket.set_recv_buffer_size(wanted / 2);
+        socket.recv_buffer_size().unwrap_or_default()
+    }
+
     fn open_ping(&mut self, family: Family, token: Token) -> io::Result<SocketId> {
         let (domain, protocol) = match family {
             Family::V4 => (Domain::IPV4, Protocol::ICMPV4),

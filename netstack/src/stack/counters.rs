@@ -106,6 +106,12 @@ counters! {
     udp_datagrams_out,
     /// Datagrams that guests were sent.
     udp_datagrams_in,
+    /// TFTP transfers begun.
+    tftp_transfers,
+    /// TFTP requests refused: not understood, to write, or for what is no file that guests may read.
+    tftp_refused,
+    /// Refused: as many TFTP transfers as `Limits::tftp_transfers` allows.
+    tftp_limit_transfers,
     /// Ping mappings made: one for each identifier that a guest pings the world with.
     icmp_mapped,
     /// Refused: as many ping mappings as `Limits::icmp_mappings` allows.
@@ -151,9 +157,9 @@ macro_rules! refusals {
 
 const REFUSALS: &[Refusal] = refusals! {
     drop_malformed drop_checksum drop_fragment drop_protocol drop_icmp_error drop_hop_limit drop_source drop_destination drop_no_flow
-    drop_host_send dhcp_refused dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening tcp_limit_host tcp_out_of_order tcp_out_of_window
-    tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host icmp_limit_mappings icmp_limit_host icmp_forbidden drop_port_full
-    drop_too_large
+    drop_host_send dhcp_refused dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening
+    tcp_limit_host tcp_out_of_order tcp_out_of_window tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host
+    icmp_limit_mappings icmp_limit_host icmp_forbidden tftp_refused tftp_limit_transfers drop_port_full drop_too_large
 };
 
 impl Counters {

@@ -21,6 +21,8 @@ pub(crate) enum Owner {
     UdpClient { id: u32, generation: u32 },
     /// The socket of a ping mapping, and its expiry timer.
     Ping { id: u32, generation: u32 },
+    /// The socket of a TFTP transfer, and its expiry timer.
+    TftpTransfer { id: u32, generation: u32 },
     /// The timer of unsolicited router advertisements.
     RouterAdvertisement,
 }
@@ -36,7 +38,8 @@ impl Owner {
             Self::UdpForward { id, generation } => (6, id, generation),
             Self::UdpClient { id, generation } => (7, id, generation),
             Self::RouterAdvertisement => (8, 0, 0),
-            Self::Ping { id, generation } => (9, id, generation),
+            Self::TftpTransfer { id, generation } => (9, id, generation),
+            Self::Ping { id, generation } => (10, id, generation),
         };
         Token(kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(id))
     }
@@ -53,7 +56,8 @@ impl Owner {
             6 => Self::UdpForward { id, generation },
             7 => Self::UdpClient { id, generation },
             8 => Self::RouterAdvertisement,
-            9 => Self::Ping { id, generation },
+            9 => Self::TftpTransfer { id, generation },
+            10 => Self::Ping { id, generation },
             _ => return None,
         })
     }
@@ -75,6 +79,7 @@ mod tests {
             Owner::UdpClient { id: 3, generation: 4 },
             Owner::Ping { id: 5, generation: 6 },
             Owner::RouterAdvertisement,
+            Owner::TftpTransfer { id: 5, generation: 6 },
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }

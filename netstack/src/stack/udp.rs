@@ -2,7 +2,8 @@
 //!
 //! Each address and port of a guest has one socket of the host, whatever it sends to (endpoint-independent mapping). Through it come
 //! only datagrams from hosts to which the guest has sent before (address-dependent filtering), or from anyone if the configuration says
-//! full cone. Forwards are sockets of their own, on which clients are told apart by their addresses.
+//! full cone. Forwards are sockets of their own, on which clients are told apart by their addresses. TFTP transfers from the gateway have
+//! sockets of their own too, which lead to the server of this process and nowhere else.
 //!
 //! Datagrams go between guest memory and the kernel without a copy, many of the same size at a time where both sides know how
 //! (`UDP_SEGMENT`, `UDP_GRO`). A datagram for which there is no room is lost, as UDP allows; one that would wait for a full port waits in
@@ -10,6 +11,8 @@
 
 mod forward;
 mod mapping;
+mod tftp;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,6 +23,8 @@ use smoltcp::wire::UDP_HEADER_LEN;
 
 use self::forward::Forwards;
 use self::mapping::Mappings;
+use self::transfer::Transfers;
+pub use self::transfer::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
 use super::emit::{self, Path};
 use super::hash::Keyed;
 use super::icmp::{self, Quote};
@@ -47,6 +52,7 @@ const EXPLICIT_HOP_LIMIT: u8 = 32;
 pub(crate) struct Nat {
     mappings: Mappings,
     forwards: Forwards,
+    transfers: Transfers,
     /// Sockets that may have datagrams.
     ready: VecDeque<Owner>,
     /// Sockets whose datagrams wait until a full port has room.
@@ -61,6 +67,7 @@ impl Nat {
         Self {
             mappings: Mappings::new(limits, timeouts, hash),
             forwards: Forwards::new(limits, timeouts, hash),
+            transfers: Transfers::new(timeouts, hash),
             ready: VecDeque::new(),
             blocked: HashMap::with_hasher(hash),
             seeking: HashMap::with_hasher(hash),
@@ -106,6 +113,11 @@ impl Nat {
         let quote = || Quote::of_frame(guest.ip(), frame);
         let way = if let Some((owner, socket, client)) = self.forwards.client(cx.now, station.port, guest, remote) {
             (owner, socket, client)
+        } else if !self.transfers.is_empty()
+            && shared.policy.is_gateway(remote.ip())
+            && self.pass_to_tftp_server(cx, shared, station, (guest, remote), datagram, frame)
+        {
+            return;
         } else {
             match shared.policy.decide(&Attempt::udp(guest, remote)) {
                 Verdict::Host(to) => match self.mappings.socket_for(cx, shared, station, guest, to) {
@@ -115,6 +127,7 @@ impl Nat {
                 Verdict::Dhcp => return shared.dhcp(cx, station, &payload(datagram, frame)),
                 Verdict::Dhcp6 => return shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
                 Verdict::Dns => return shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
+                Verdict::Tftp => return self.tftp_request(cx, shared, station, (guest, remote), payload(datagram, frame)),
                 Verdict::Unreachable => {
                     return icmp::tell(cx, shared, station, Problem::Unreachable(Unreachable::Host), &quote());
                 }
@@ -130,7 +143,8 @@ impl Nat {
             }
         };
         let (owner, socket, to) = way;
-        let Some(error) = deliver(cx, shared, socket, to, (packet, datagram), frame) else { return };
+        let options = send_options(shared, packet);
+        let Some(error) = deliver(cx, shared, socket, to, datagram, frame, options) else { return };
         shared.counters.drop_host_send += 1;
         match icmp::problem_of(&error) {
             Some(problem) => icmp::tell(cx, shared, station, problem, &quote()),
@@ -249,14 +263,15 @@ impl Nat {
         if std::mem::replace(queued, true) {
             return;
         }
-        let Self { blocked, mappings, forwards, .. } = self;
+        let Self { blocked, mappings, forwards, transfers, .. } = self;
         let waiting = blocked.entry(port).or_default();
         waiting.push(owner);
         // Mappings and forwards end and others begin while a guest takes nothing: those that are gone must not pile up.
-        if waiting.len() > 64 + 2 * (mappings.len() + forwards.len()) {
+        if waiting.len() > 64 + 2 * (mappings.len() + forwards.len() + transfers.len()) {
             waiting.retain(|owner| match *owner {
                 Owner::UdpMapping { id, generation } => mappings.get(id, generation).is_some(),
                 Owner::UdpForward { id, generation } => forwards.get(id, generation).is_some(),
+                Owner::TftpTransfer { id, generation } => transfers.get(id, generation).is_some(),
                 _ => true,
             });
         }
@@ -267,6 +282,7 @@ impl Nat {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get_mut(id, generation).map(|mapping| &mut mapping.queued),
             Owner::UdpForward { id, generation } => self.forwards.get_mut(id, generation).map(|forward| &mut forward.queued),
+            Owner::TftpTransfer { id, generation } => self.transfers.get_mut(id, generation).map(|transfer| &mut transfer.queued),
             _ => None,
         }
     }
@@ -276,6 +292,7 @@ impl Nat {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.expire(cx, shared, id, generation),
             Owner::UdpClient { id, generation } => self.forwards.expire(cx.now, shared, id, generation),
+            Owner::TftpTransfer { id, generation } => self.check_transfer(cx, shared, id, generation),
             _ => {}
         }
     }
@@ -283,6 +300,7 @@ impl Nat {
     /// Ends all mappings behind a port that is gone.
     pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.mappings.forget_port(cx, port);
+        self.transfers.forget_port(cx, port);
         // Forwards wait for their guest to be found elsewhere.
         self.port_writable(port);
         self.blocked.remove(&port);
@@ -301,6 +319,7 @@ impl Nat {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get(id, generation).map(|mapping| mapping.socket),
             Owner::UdpForward { id, generation } => self.forwards.get(id, generation).map(|forward| forward.socket),
+            Owner::TftpTransfer { id, generation } => self.transfers.get(id, generation).map(|transfer| transfer.socket),
             _ => None,
         }
     }
@@ -320,6 +339,11 @@ impl Nat {
                     None => return self.seek(cx, shared, (id, generation), guest.ip()),
                 }
             }
+            Owner::TftpTransfer { id, generation } => match self.transfers.get(id, generation) {
+                Some(transfer) if transfer.has_data => (transfer.guest, transfer.station),
+                Some(_) => return self.receive_from_tftp_server(cx, shared, id),
+                None => return Turn::Done,
+            },
             _ => return Turn::Done,
         };
         let offloads = cx.link.offloads(station.port);
@@ -364,6 +388,10 @@ impl Nat {
                 seen.filter(|_| admitted).map(|ip| SocketAddr::new(ip, from.port()))
             }
             Owner::UdpForward { id, .. } => self.forwards.admit(cx.now, shared, id, cx.port, from),
+            Owner::TftpTransfer { id, generation } => {
+                let transfer = self.transfers.get(id, generation).filter(|transfer| transfer.peer == Some(from));
+                transfer.map(|transfer| SocketAddr::new(transfer.gateway, from.port()))
+            }
             _ => None,
         };
         if seen.is_none() {
@@ -519,14 +547,24 @@ pub(crate) fn send_datagram(cx: &mut Context<'_>, shared: &mut Shared, path: &Pa
     sent
 }
 
+/// How a guest's datagram is sent on.
+fn send_options(shared: &Shared, packet: &Packet) -> SendOptions {
+    // We are a router. Only who looks for the way, or keeps what he sends in the neighbourhood, uses so few hops that it matters to take off
+    // one; to all others the host's own limit is as good, which needs not be told. A virtual host is at the end of the way already.
+    let goes_on = packet.hop_limit < EXPLICIT_HOP_LIMIT && !shared.policy.is_virtual_host(packet.destination);
+    let hop_limit = goes_on.then(|| packet.hop_limit.saturating_sub(1).max(1));
+    SendOptions { segment: None, hop_limit, dont_fragment: packet.dont_fragment }
+}
+
 /// Hands a guest's datagram to a socket. Returns why it could not be sent, if it is worth telling the guest.
 fn deliver(
     cx: &mut Context<'_>,
     shared: &mut Shared,
     socket: SocketId,
     to: SocketAddr,
-    (packet, datagram): (&Packet, &Datagram),
+    datagram: &Datagram,
     frame: &Frame<'_>,
+    options: SendOptions,
 ) -> Option<io::Error> {
     let mut parts = [Chunk::empty(); MAX_CHUNKS];
     let count = frame.parts(datagram.payload_offset, datagram.payload_len, &mut parts);
@@ -534,12 +572,7 @@ fn deliver(
         shared.counters.drop_malformed += 1;
         return None;
     }
-    // We are a router. Only who looks for the way, or keeps what he sends in the neighbourhood, uses so few hops that it matters to take off
-    // one; to all others the host's own limit is as good, which needs not be told.
-    let hop_limit = (packet.hop_limit < EXPLICIT_HOP_LIMIT).then(|| packet.hop_limit.saturating_sub(1).max(1));
-    // A virtual host is at the end of the way already.
-    let hop_limit = hop_limit.filter(|_| !shared.policy.is_virtual_host(packet.destination));
-    let options = SendOptions { segment: datagram.segment, hop_limit, dont_fragment: packet.dont_fragment };
+    let options = SendOptions { segment: datagram.segment, ..options };
     match cx.host.send_to(socket, to, &parts[..count], options) {
         Ok(()) => {
             shared.counters.udp_datagrams_out += 1;
