@@ -1,6 +1,7 @@
 //! What the host and the timer wheel give back: whose event it is, packed into 64 bits.
 
 use crate::host::Token;
+use crate::port::PortId;
 
 /// The owner of a socket or a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Owner {
     UdpClient { id: u32, generation: u32 },
     /// The timer of unsolicited router advertisements.
     RouterAdvertisement,
+    /// The timer of the fragments that have come through a port.
+    Reassembly { port: PortId },
 }
 
 impl Owner {
@@ -34,6 +37,7 @@ impl Owner {
             Self::UdpForward { id } => (6, id, 0),
             Self::UdpClient { id, generation } => (7, id, generation),
             Self::RouterAdvertisement => (8, 0, 0),
+            Self::Reassembly { port } => (9, port.0.into(), 0),
         };
         Token(kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(id))
     }
@@ -50,6 +54,7 @@ impl Owner {
             6 => Self::UdpForward { id },
             7 => Self::UdpClient { id, generation },
             8 => Self::RouterAdvertisement,
+            9 => Self::Reassembly { port: PortId(id as u16) },
             _ => return None,
         })
     }
@@ -70,6 +75,7 @@ mod tests {
             Owner::UdpForward { id: 10 },
             Owner::UdpClient { id: 3, generation: 4 },
             Owner::RouterAdvertisement,
+            Owner::Reassembly { port: PortId(11) },
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }

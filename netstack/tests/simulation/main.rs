@@ -8,6 +8,7 @@ mod chaos;
 mod closing;
 mod download;
 mod found;
+mod fragments;
 mod hostile;
 mod inbound;
 mod leaving;
