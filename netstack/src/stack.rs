@@ -16,11 +16,13 @@
 //! | `reassembly`, `fragmentation` | putting together what guests have cut, and cutting what is too large for them |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
+//! | `forward` | what of the host leads to guests |
 //! | `timer`, `token`, `hash`, `counters` | what they share |
 
 mod arp;
 mod counters;
 mod emit;
+mod forward;
 mod fragmentation;
 mod hash;
 mod icmp;
@@ -36,7 +38,6 @@ mod token;
 mod udp;
 
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use hashbrown::HashMap;
@@ -46,11 +47,14 @@ use smoltcp::wire::Icmpv6Message;
 
 pub use self::counters::Counters;
 use self::emit::Path;
+pub use self::forward::{ForwardSocket, Listen};
 use self::fragmentation::Fragmenter;
 use self::hash::Keyed;
 use self::neighbour::{Neighbours, Station};
-use self::packet::{Content, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
-use self::policy::{Policy, Verdict};
+use self::packet::{
+    Content, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable,
+};
+use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
 use self::reassembly::{Fragment, Reassembly};
 use self::report::{ParameterProblem, Report};
 pub use self::tcp::FlowInfo;
@@ -59,7 +63,7 @@ use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
 use crate::addr::MacAddr;
-use crate::config::{Config, Ipv6Config, Protocol};
+use crate::config::{Config, Ipv6Config};
 use crate::frame::{Chunk, ETHERNET_HEADER, Frame, FrameMeta};
 use crate::host::{Event, Host};
 use crate::port::PortId;
@@ -86,6 +90,9 @@ pub struct Context<'a> {
 pub trait Services: fmt::Debug {
     /// A guest's message to the DHCP server, from the card at `from`. Returns what to answer, if anything.
     fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply>;
+
+    /// A guest's message to the DHCPv6 server, from the card at `from`. Returns what to answer, if anything.
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<Vec<u8>>;
 
     /// A guest's question to the DNS server over UDP. The answer comes later, by [`Stack::send_dns`]. Returns whether it was taken.
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool;
@@ -255,7 +262,7 @@ impl Stack {
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
-            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet.destination, datagram.destination_port) => {
+            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(&packet, datagram) => {
                 self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
@@ -344,8 +351,10 @@ impl Stack {
         (policy.is_group(to) || policy.is_virtual_host(to)) && !is_tcp
     }
 
-    fn is_for_dhcp(&self, ip: IpAddr, port: u16) -> bool {
-        self.shared.policy.decide(Protocol::Udp, SocketAddr::new(ip, port)) == Verdict::Dhcp
+    fn is_for_dhcp(&self, packet: &Packet, datagram: &Datagram) -> bool {
+        let source = SocketAddr::new(packet.source, datagram.source_port);
+        let destination = SocketAddr::new(packet.destination, datagram.destination_port);
+        self.shared.policy.decide(&Attempt::udp(source, destination)) == Verdict::Dhcp
     }
 
     fn icmp(&mut self, cx: &mut Context<'_>, station: Station, packet: &Packet, (offset, len): (usize, usize), frame: &Frame<'_>) {
@@ -381,7 +390,7 @@ impl Stack {
     pub fn host_event(&mut self, cx: &mut Context<'_>, event: Event) {
         match Owner::of(event.token) {
             Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
-            Some(Owner::TcpListener { id }) => self.tcp.accept(cx, &mut self.shared, id),
+            Some(Owner::TcpListener { id, generation }) => self.tcp.accept(cx, &mut self.shared, id, generation),
             Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. })) => self.udp.host_event(cx, owner, event),
             _ => {}
         }
@@ -407,8 +416,8 @@ impl Stack {
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::Reassembly { port } => self.expire_fragments(cx, port),
-                Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
-                Owner::UdpForward { id } => self.udp.seek_again(id),
+                Owner::TcpListener { id, generation } => self.tcp.accept(cx, &mut self.shared, id, generation),
+                Owner::UdpForward { id, generation } => self.udp.seek_again(id, generation),
                 Owner::TcpFlow { .. } => {}
             }
         }
@@ -469,24 +478,6 @@ impl Stack {
         self.shared.policy.is_virtual_host_mac(mac)
     }
 
-    /// Starts to forward a port of the host to a guest. Port 0 means any free one. Returns the address really bound.
-    ///
-    /// # Errors
-    ///
-    /// When the address cannot be bound.
-    pub fn forward(
-        &mut self,
-        host: &mut dyn Host,
-        protocol: Protocol,
-        address: SocketAddr,
-        guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
-        match protocol {
-            Protocol::Tcp => self.tcp.add_listener(|owner| host.listen(address, owner.token()), guest),
-            Protocol::Udp => self.udp.add_forward(|owner| host.bind_datagram(address, owner.token()), guest),
-        }
-    }
-
     /// Sends the answer to a DNS question.
     pub fn send_dns(&mut self, cx: &mut Context<'_>, way_back: &DnsWayBack, message: &[u8]) {
         let DnsWayBack { port, mac, guest, server } = *way_back;
@@ -536,6 +527,10 @@ impl Stack {
 
 const DHCP_SERVER_PORT: u16 = 67;
 
+/// RFC 8415 section 7.2.
+const DHCP6_SERVER_PORT: u16 = 547;
+const DHCP6_CLIENT_PORT: u16 = 546;
+
 const SOLICITATION_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Shared {
@@ -572,6 +567,17 @@ impl Shared {
         let station = Station { port: station.port, mac: reply.mac };
         let path = Path { station, router: self.router_mac(gateway.into()), source: gateway.into(), destination: reply.to.into() };
         udp::send_datagram(cx, self, &path, (DHCP_SERVER_PORT, reply.port), &reply.message);
+    }
+
+    /// The answer goes to the address that asked, which is one of the link, and comes from the gateway's (RFC 8415 section 18.3.10).
+    fn dhcp6(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, message: &[u8]) {
+        let Some(reply) = cx.services.dhcp6(cx.now, station.mac, message) else {
+            self.counters.dhcp6_refused += 1;
+            return;
+        };
+        let source = IpAddr::V6(LINK_LOCAL_GATEWAY);
+        let path = Path { station, router: self.router_mac(source), source, destination: guest.ip() };
+        udp::send_datagram(cx, self, &path, (DHCP6_SERVER_PORT, DHCP6_CLIENT_PORT), &reply);
     }
 
     fn dns(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, server: SocketAddr, message: &[u8]) {

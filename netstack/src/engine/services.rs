@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
 use crate::host::StreamService;
-use crate::host::kernel::ServiceConnector;
+use crate::host::kernel::{ServiceConnector, ServiceStream};
 use crate::port::PortId;
 use crate::stack::{DhcpReply, DnsWayBack, Services};
 use crate::time::Instant;
@@ -42,8 +42,13 @@ impl Gateway {
         };
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
         let streams = dns.clone();
-        let connector: ServiceConnector = Box::new(move |service, guest, stream| match service {
-            StreamService::Dns => streams.stream(stream, guest).map_err(|_| io::ErrorKind::ConnectionRefused.into()),
+        let connector: ServiceConnector = Box::new(move |service, guest| {
+            let (ours, theirs) = ServiceStream::pair()?;
+            match service {
+                StreamService::Dns => streams.stream(theirs, guest).map_err(|_| io::ErrorKind::ConnectionRefused)?,
+                StreamService::GuestForward(_) | StreamService::Smb(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
+            }
+            Ok(ours)
         });
         Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers }, answers, connector))
     }
@@ -87,6 +92,10 @@ impl Services for Gateway {
                 None
             }
         }
+    }
+
+    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
+        None
     }
 
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {

@@ -23,6 +23,10 @@ impl Services for TestServices {
         self.dhcp_reply.clone()
     }
 
+    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
         if !self.dns_is_busy {
             self.dns.push((way_back, message.to_vec()));

@@ -10,6 +10,7 @@ use smoltcp::wire::{
 use super::emit::{self, HOP_LIMIT, Path};
 use super::neighbour::Station;
 use super::packet::Packet;
+use super::policy::{Attempt, Verdict};
 use super::{Context, Shared};
 
 /// Why something cannot be reached.
@@ -97,7 +98,8 @@ pub(crate) fn input_v4(cx: &mut Context<'_>, shared: &mut Shared, station: Stati
         shared.counters.drop_malformed += 1;
         return;
     };
-    if icmp.msg_type() != smoltcp::wire::Icmpv4Message::EchoRequest || !shared.policy.is_virtual_host(packet.destination) {
+    let answered = shared.policy.decide(&Attempt::echo(packet.source, packet.destination)) == Verdict::Here;
+    if icmp.msg_type() != smoltcp::wire::Icmpv4Message::EchoRequest || !answered {
         shared.counters.drop_protocol += 1;
         return;
     }
@@ -113,7 +115,8 @@ pub(crate) fn input_v6(cx: &mut Context<'_>, shared: &mut Shared, station: Stati
         shared.counters.drop_malformed += 1;
         return;
     };
-    if icmp.msg_type() != smoltcp::wire::Icmpv6Message::EchoRequest || !shared.policy.is_virtual_host(packet.destination) {
+    let answered = shared.policy.decide(&Attempt::echo(packet.source, packet.destination)) == Verdict::Here;
+    if icmp.msg_type() != smoltcp::wire::Icmpv6Message::EchoRequest || !answered {
         shared.counters.drop_protocol += 1;
         return;
     }

@@ -47,10 +47,10 @@ use self::table::Table;
 use self::transmit::{Parting, Turn};
 use super::hash::Keyed;
 use super::neighbour::Station;
-use super::policy::Verdict;
+use super::policy::{Attempt, Verdict};
 use super::token::Owner;
 use super::{Context, Shared};
-use crate::config::{Limits, Protocol, Timeouts};
+use crate::config::{Limits, Timeouts};
 use crate::frame::Frame;
 use crate::host::{Event, SocketId};
 use crate::port::PortId;
@@ -70,6 +70,10 @@ pub(crate) struct Relay {
     partings: HashMap<PortId, Vec<Parting>, Keyed>,
     parting: Vec<Parting>,
     listeners: Slab<Listener>,
+    /// The generation of the listener that was added last.
+    listened: u32,
+    /// Where the search for a port begins that a client without one is shown with.
+    client_port: u16,
     /// Flows that are not open yet.
     opening: usize,
     /// Bytes held in all flows together.
@@ -82,6 +86,8 @@ pub(crate) struct Relay {
 /// A forward's listening socket.
 #[derive(Debug)]
 struct Listener {
+    /// Tells this listener from earlier ones in the same place, and its flows from others: never 0.
+    generation: u32,
     socket: SocketId,
     guest: SocketAddr,
     /// When accepting is tried again without an event.
@@ -109,6 +115,8 @@ impl Relay {
             partings: HashMap::with_hasher(hash),
             parting: Vec::new(),
             listeners: Slab::new(),
+            listened: 0,
+            client_port: open::CLIENT_PORTS,
             opening: 0,
             held: 0,
             isn_key,
@@ -134,7 +142,9 @@ impl Relay {
         match self.table.find(&key) {
             Some(id) => self.segment_arrived(cx, shared, id, station, segment, frame),
             // RFC 9293 section 3.9.2.3: nobody is told anything in the name of a group.
-            None if shared.policy.decide(Protocol::Tcp, key.remote) == Verdict::Nowhere => shared.counters.drop_destination += 1,
+            None if shared.policy.decide(&Attempt::tcp(key.guest, key.remote)) == Verdict::Nowhere => {
+                shared.counters.drop_destination += 1;
+            }
             None if segment.rst => shared.counters.drop_no_flow += 1,
             None if segment.syn && segment.ack.is_none() => self.open(cx, shared, station, key, segment),
             None => {

@@ -7,8 +7,10 @@
 mod chaos;
 mod closing;
 mod download;
+mod forwards;
 mod found;
 mod fragments;
+mod guest_forwards;
 mod hostile;
 mod inbound;
 mod leaving;
