@@ -262,7 +262,7 @@ impl Stack {
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
-            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(&packet, datagram) => {
+            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet, datagram) => {
                 self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
