@@ -20,6 +20,8 @@ pub(crate) enum Owner {
     UdpForward { id: u32, generation: u32 },
     /// The expiry timer of a client of a UDP forward.
     UdpClient { id: u32, generation: u32 },
+    /// The socket of a TFTP transfer, and its expiry timer.
+    TftpTransfer { id: u32, generation: u32 },
     /// The timer of unsolicited router advertisements.
     RouterAdvertisement,
     /// The timer of the fragments that have come through a port.
@@ -37,7 +39,8 @@ impl Owner {
             Self::UdpForward { id, generation } => (6, id, generation),
             Self::UdpClient { id, generation } => (7, id, generation),
             Self::RouterAdvertisement => (8, 0, 0),
-            Self::Reassembly { port } => (9, port.0.into(), 0),
+            Self::Reassembly { port } => (20, port.0.into(), 0),
+            Self::TftpTransfer { id, generation } => (9, id, generation),
         };
         Token(kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(id))
     }
@@ -54,7 +57,8 @@ impl Owner {
             6 => Self::UdpForward { id, generation },
             7 => Self::UdpClient { id, generation },
             8 => Self::RouterAdvertisement,
-            9 => Self::Reassembly { port: PortId(id as u16) },
+            20 => Self::Reassembly { port: PortId(id as u16) },
+            9 => Self::TftpTransfer { id, generation },
             _ => return None,
         })
     }
@@ -76,6 +80,7 @@ mod tests {
             Owner::UdpClient { id: 3, generation: 4 },
             Owner::RouterAdvertisement,
             Owner::Reassembly { port: PortId(11) },
+            Owner::TftpTransfer { id: 5, generation: 6 },
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }
