@@ -13,6 +13,7 @@
 //! | `neighbour`, `arp`, `ndp` | who is on the link |
 //! | `icmp` | echo of the virtual hosts, and telling guests what is wrong with what they send |
 //! | `ping` | echo requests to the world |
+//! | `reassembly`, `fragmentation` | putting together what guests have cut, and cutting what is too large for them |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
 //! | `forward` | what of the host leads to guests |
@@ -22,6 +23,7 @@ mod arp;
 mod counters;
 mod emit;
 mod forward;
+mod fragmentation;
 mod hash;
 mod icmp;
 mod ndp;
@@ -30,6 +32,7 @@ mod packet;
 mod peers;
 mod ping;
 mod policy;
+mod reassembly;
 mod tcp;
 mod timer;
 mod token;
@@ -46,12 +49,16 @@ use smoltcp::wire::Icmpv6Message;
 pub use self::counters::Counters;
 use self::emit::Path;
 pub use self::forward::{ForwardSocket, Listen};
+use self::fragmentation::Fragmenter;
 use self::hash::Keyed;
-use self::icmp::{ErrorLimit, Quote};
+use self::icmp::{ErrorLimit, ParameterProblem, Quote};
 use self::neighbour::{Neighbours, Station};
-use self::packet::{Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
+use self::packet::{
+    Content, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable,
+};
 use self::ping::Pings;
 use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
+use self::reassembly::{Fragment, Reassembly};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
 use self::timer::Wheel;
@@ -60,7 +67,7 @@ use self::udp::Nat;
 pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
 use crate::addr::MacAddr;
 use crate::config::{Config, Ipv6Config};
-use crate::frame::Frame;
+use crate::frame::{Chunk, ETHERNET_HEADER, Frame, FrameMeta};
 use crate::host::{Event, Host};
 use crate::port::PortId;
 use crate::switch::Link;
@@ -141,6 +148,10 @@ pub struct Usage {
     pub icmp_mappings: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
+    /// Datagrams of which fragments are missing, behind all ports together.
+    pub reassembly_datagrams: usize,
+    /// Bytes of their fragments.
+    pub reassembly_bytes: usize,
 }
 
 /// The network stack that guests see: ARP, ICMP, UDP, TCP and their relation to the host's sockets.
@@ -150,6 +161,9 @@ pub struct Stack {
     tcp: Relay,
     udp: Nat,
     ping: Pings,
+    reassembly: Reassembly,
+    /// Memory for the datagram that was put together last.
+    whole: Vec<u8>,
     due: Vec<Owner>,
 }
 
@@ -165,6 +179,7 @@ struct Shared {
     icmp_errors: ErrorLimit,
     /// Memory for what must be looked at in one piece.
     scratch: Vec<u8>,
+    fragmenter: Fragmenter,
     mtu: u16,
     restrict: bool,
     ipv6: Option<Ipv6Config>,
@@ -180,15 +195,18 @@ impl Stack {
             random.fill_bytes(&mut key);
             key
         };
-        let hash = Keyed::new(key());
+        let (hash, isn_key) = (Keyed::new(key()), key());
+        let fragmenter = Fragmenter::new(random.next_u32(), hash);
         let mut wheel = Wheel::new();
         if config.ipv6.is_some() {
             wheel.set(Instant::ZERO, Owner::RouterAdvertisement);
         }
         Self {
-            tcp: Relay::new(config.limits.clone(), config.timeouts.clone(), hash, key()),
+            tcp: Relay::new(config.limits.clone(), config.timeouts.clone(), hash, isn_key),
             udp: Nat::new(&config.limits, &config.timeouts, config.full_cone, hash),
             ping: Pings::new(&config.limits, &config.timeouts, hash),
+            reassembly: Reassembly::new(&config.limits, &config.timeouts, hash),
+            whole: Vec::new(),
             shared: Shared {
                 policy: Policy::new(config),
                 counters: Counters::default(),
@@ -197,6 +215,7 @@ impl Stack {
                 solicited: HashMap::with_hasher(hash),
                 icmp_errors: ErrorLimit::new(config.limits.icmp_errors_per_second),
                 scratch: Vec::new(),
+                fragmenter,
                 mtu: config.mtu,
                 restrict: config.restrict,
                 ipv6: config.ipv6.clone(),
@@ -228,44 +247,134 @@ impl Stack {
     }
 
     fn ip(&mut self, cx: &mut Context<'_>, station: Station, ethernet: &Ethernet, headers: &Headers, frame: &Frame<'_>) {
-        let packet = match packet::parse(ethernet, headers, frame) {
-            Ok(packet) => packet,
-            Err(why) => return self.shared.count_unreadable(why),
-        };
-        if !self.is_for_us(ethernet.destination, &packet) {
+        match packet::parse(ethernet, headers, frame) {
+            Ok(Content::Packet(packet)) if self.is_too_big(cx, station, &packet, frame) => {
+                self.shared.counters.drop_too_large += 1;
+                if self.is_for_us(ethernet.destination, packet.destination, false) {
+                    let mtu = self.link_mtu(cx, station.port, packet.source.is_ipv4());
+                    self.report(cx, station, (packet.source, packet.destination), Problem::TooBig { mtu: mtu.into() }, frame);
+                }
+            }
+            Ok(Content::Packet(packet)) => self.packet(cx, station, ethernet, &packet, frame),
+            Ok(Content::Fragment(fragment)) => self.fragment(cx, station, ethernet, &fragment, frame),
+            Err(why) => self.unreadable(cx, station, ethernet, headers, why, frame),
+        }
+    }
+
+    fn packet(&mut self, cx: &mut Context<'_>, station: Station, ethernet: &Ethernet, packet: &Packet, frame: &Frame<'_>) {
+        let is_tcp = matches!(packet.transport, Transport::Tcp(_));
+        if !self.is_for_us(ethernet.destination, packet.destination, is_tcp) {
             self.shared.counters.drop_destination += 1;
             return;
         }
         let from_guest = self.shared.policy.is_guest_address(packet.source);
         // A guest without an address yet speaks from the unspecified one: to the DHCP server, and to look for duplicates.
-        let beginner = packet.source.is_unspecified() && !matches!(packet.transport, Transport::Tcp(_));
+        let beginner = packet.source.is_unspecified() && !is_tcp;
         if !from_guest && !beginner {
             self.shared.counters.drop_source += 1;
             return;
         }
-        if packet.hop_limit <= 1 && self.leaves_the_link(&packet) {
-            return self.hop_limit_exceeded(cx, station, &packet, frame);
+        if packet.hop_limit <= 1 && self.leaves_the_link(packet) {
+            return self.hop_limit_exceeded(cx, station, packet, frame);
         }
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
-            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(&packet, datagram) => {
-                self.udp.input(cx, &mut self.shared, station, &packet, datagram, frame);
+            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet, datagram) => {
+                self.udp.input(cx, &mut self.shared, station, packet, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
-            Transport::Icmp { offset, len } => self.icmp(cx, station, &packet, (*offset, *len), frame),
+            Transport::Icmp { offset, len } => self.icmp(cx, station, packet, (*offset, *len), frame),
         }
+    }
+
+    /// Whether a packet is larger than anything that its guest was told the link takes, and must not be cut either. One that may be cut is
+    /// taken as it is: nothing is gained by cutting it first. So is one of which nobody can be told, as from a guest without an address. A
+    /// super-frame is no packet.
+    fn is_too_big(&self, cx: &Context<'_>, station: Station, packet: &Packet, frame: &Frame<'_>) -> bool {
+        let len = frame.len() - ETHERNET_HEADER;
+        // Nearly all packets are smaller than the first bound, and no port is asked.
+        len > usize::from(self.shared.mtu)
+            && packet.dont_fragment
+            && self.shared.policy.is_guest_address(packet.source)
+            && !self.shared.policy.is_group(packet.destination)
+            && frame.meta.gso.is_none()
+            && len > usize::from(self.link_mtu(cx, station.port, packet.source.is_ipv4()))
+    }
+
+    /// The largest packet that a guest may send: what DHCP and router advertisements tell it, or what its port takes if that is more.
+    fn link_mtu(&self, cx: &Context<'_>, port: PortId, ipv4: bool) -> u16 {
+        // RFC 8200 section 5: no link of IPv6 is smaller.
+        self.shared.mtu.max(cx.link.mtu(port)).max(if ipv4 { 68 } else { 1280 })
+    }
+
+    /// Takes a fragment. When all of a packet are there, it goes the way of every other, as if it had come in one frame.
+    fn fragment(&mut self, cx: &mut Context<'_>, station: Station, ethernet: &Ethernet, fragment: &Fragment, frame: &Frame<'_>) {
+        if !self.is_for_us(ethernet.destination, fragment.destination, false) {
+            self.shared.counters.drop_destination += 1;
+            return;
+        }
+        if !self.shared.policy.is_guest_address(fragment.source) {
+            self.shared.counters.drop_source += 1;
+            return;
+        }
+        let mut whole = std::mem::take(&mut self.whole);
+        if self.reassembly.add(cx.now, &mut self.shared, station.port, fragment, frame, &mut whole) {
+            let chunks = [Chunk::from(&whole[..])];
+            // Nobody vouches for the checksum of the whole: it is verified.
+            let frame = Frame::new(&chunks, FrameMeta::default());
+            let headers = Headers::copy_of(&frame);
+            match packet::parse(ethernet, &headers, &frame) {
+                // What the guest itself has cut may be cut again.
+                Ok(Content::Packet(packet)) => {
+                    self.packet(cx, station, ethernet, &Packet { dont_fragment: false, ..packet }, &frame);
+                }
+                Ok(Content::Fragment(_)) => self.shared.counters.drop_malformed += 1,
+                Err(why) => self.unreadable(cx, station, ethernet, &headers, why, &frame),
+            }
+        }
+        self.whole = whole;
+    }
+
+    /// Counts what cannot be read, and tells its sender if there is something to tell.
+    fn unreadable(
+        &mut self,
+        cx: &mut Context<'_>,
+        station: Station,
+        ethernet: &Ethernet,
+        headers: &Headers,
+        why: Unreadable,
+        frame: &Frame<'_>,
+    ) {
+        self.shared.count_unreadable(why);
+        let Unreadable::Problem { code, pointer } = why else { return };
+        if let Some(addresses) = packet::addresses(ethernet, headers)
+            && self.is_for_us(ethernet.destination, addresses.1, false)
+        {
+            self.report(cx, station, addresses, Problem::Parameter { code: code as u8, pointer }, frame);
+        }
+    }
+
+    /// Tells the sender of a frame's packet what is wrong with it.
+    fn report(
+        &mut self,
+        cx: &mut Context<'_>,
+        station: Station,
+        (source, destination): (IpAddr, IpAddr),
+        problem: Problem,
+        frame: &Frame<'_>,
+    ) {
+        icmp::report(cx, &mut self.shared, station, destination, problem, &Quote::of_frame(source, frame));
     }
 
     /// Whether a packet in a frame to `card` is ours to look at. What is sent to a group is for a group or a virtual host: a router does
     /// not pass it on, and nobody is told an error about it (RFC 1122 section 3.2.2).
-    fn is_for_us(&self, card: MacAddr, packet: &Packet) -> bool {
+    fn is_for_us(&self, card: MacAddr, to: IpAddr, is_tcp: bool) -> bool {
         let policy = &self.shared.policy;
         if !card.is_multicast() {
             return policy.is_virtual_host_mac(card);
         }
-        let to = packet.destination;
-        (policy.is_group(to) || policy.is_virtual_host(to)) && !matches!(packet.transport, Transport::Tcp(_))
+        (policy.is_group(to) || policy.is_virtual_host(to)) && !is_tcp
     }
 
     /// Whether a packet goes on from here, as far as its addresses tell.
@@ -337,6 +446,7 @@ impl Stack {
     /// Does what has become possible: moves bytes of ready sockets, acknowledges, delivers datagrams; a bounded amount of it. Returns
     /// whether there is more to do at once.
     pub fn run(&mut self, cx: &mut Context<'_>) -> bool {
+        fragmentation::run(cx, &mut self.shared);
         let tcp = self.tcp.run(cx, &mut self.shared, RUN_BUDGET);
         let udp = self.udp.run(cx, &mut self.shared, RUN_BUDGET);
         let ping = self.ping.run(cx, &mut self.shared, RUN_BUDGET);
@@ -356,12 +466,25 @@ impl Stack {
                 }
                 Owner::Ping { .. } => self.ping.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
+                Owner::Reassembly { port } => self.expire_fragments(cx, port),
                 Owner::TcpListener { id, generation } => self.tcp.accept(cx, &mut self.shared, id, generation),
                 Owner::UdpForward { id, generation } => self.udp.seek_again(id, generation),
                 Owner::TcpFlow { .. } => {}
             }
         }
         self.due = due;
+    }
+
+    /// Forgets datagrams behind a port that have not become whole in time, and tells their senders.
+    fn expire_fragments(&mut self, cx: &mut Context<'_>, port: PortId) {
+        let now = cx.now;
+        self.reassembly.expire(now, &mut self.shared, port, |shared, late| {
+            if let [_, _, _, _, _, _, a, b, c, d, e, f, _, _, packet @ ..] = &late.first[..] {
+                let station = Station { port, mac: MacAddr([*a, *b, *c, *d, *e, *f]) };
+                let quote = Quote::of_packet(late.source, packet);
+                icmp::report(cx, shared, station, late.destination, Problem::Reassembly, &quote);
+            }
+        });
     }
 
     fn advertise(&mut self, cx: &mut Context<'_>) {
@@ -378,11 +501,12 @@ impl Stack {
 
     /// Whether something waits for room in this port, so that its becoming writable is worth waking up for.
     pub fn waits_for(&self, port: PortId) -> bool {
-        self.tcp.waits_for(port) || self.udp.waits_for(port)
+        self.tcp.waits_for(port) || self.udp.waits_for(port) || self.shared.fragmenter.waits_for(port)
     }
 
     /// A port that was full has room again.
     pub fn port_writable(&mut self, port: PortId) {
+        self.shared.fragmenter.port_writable(port);
         self.tcp.port_writable(port);
         self.udp.port_writable(port);
     }
@@ -398,6 +522,8 @@ impl Stack {
         self.udp.forget_port(cx, port);
         self.ping.forget_port(cx, port);
         self.shared.icmp_errors.forget_port(port);
+        self.reassembly.forget_port(port);
+        self.shared.fragmenter.forget_port(port);
         self.shared.neighbours.forget_port(port);
     }
 
@@ -428,12 +554,14 @@ impl Stack {
             udp_mappings: self.udp.len(),
             icmp_mappings: self.ping.len(),
             neighbours: self.shared.neighbours.len(),
+            reassembly_datagrams: self.reassembly.len(),
+            reassembly_bytes: self.reassembly.bytes(),
         }
     }
 
     /// Entries on the lists of those that have something to do, or wait for a full port.
     pub fn waiting(&self) -> usize {
-        self.tcp.waiting() + self.udp.waiting() + self.ping.waiting()
+        self.tcp.waiting() + self.udp.waiting() + self.ping.waiting() + self.shared.fragmenter.waiting()
     }
 
     /// How many TCP connections there are.
@@ -519,8 +647,10 @@ impl Shared {
         *(match why {
             Unreadable::Malformed => &mut counters.drop_malformed,
             Unreadable::BadChecksum => &mut counters.drop_checksum,
-            Unreadable::Fragment => &mut counters.drop_fragment,
             Unreadable::Protocol => &mut counters.drop_protocol,
+            Unreadable::Problem { code: ParameterProblem::NextHeader, .. } => &mut counters.drop_protocol,
+            Unreadable::Options | Unreadable::Problem { code: ParameterProblem::Option, .. } => &mut counters.drop_options,
+            Unreadable::Problem { .. } => &mut counters.drop_malformed,
         }) += 1;
     }
 }

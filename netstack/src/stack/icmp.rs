@@ -6,7 +6,7 @@ mod limit;
 use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol};
 use std::net::SocketAddr;
 
-pub(crate) use self::error::{Quote, problem_of, relay, tell};
+pub(crate) use self::error::{ParameterProblem, Quote, problem_of, relay, report, tell};
 pub(crate) use self::limit::ErrorLimit;
 use super::emit::{self, HOP_LIMIT, Path};
 use super::neighbour::Station;
@@ -20,7 +20,7 @@ use crate::wire::icmp_error::{self, HEADER, Problem, Unreachable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     EchoRequest,
-    /// An error: nobody is ever told an error about one (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
+    /// An error or a redirect: nobody is ever told an error about one (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
     Error,
     Other,
 }
@@ -31,7 +31,7 @@ impl Kind {
         let Some(&kind) = message.first() else { return Self::Other };
         match (ipv4, kind) {
             (true, 8) | (false, 128) => Self::EchoRequest,
-            (true, 3 | 4 | 5 | 11 | 12) | (false, 0..=127) => Self::Error,
+            (true, 3 | 4 | 5 | 11 | 12) | (false, 0..=127 | 137) => Self::Error,
             _ => Self::Other,
         }
     }

@@ -10,6 +10,7 @@ mod download;
 mod errors;
 mod forwards;
 mod found;
+mod fragments;
 mod guest_forwards;
 mod hostile;
 mod inbound;

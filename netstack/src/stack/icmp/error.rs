@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN};
+use smoltcp::wire::{IPV6_HEADER_LEN, IpProtocol, UDP_HEADER_LEN};
 
 use crate::frame::{ETHERNET_HEADER, Frame};
 use crate::host::{DatagramError, Teller};
@@ -30,6 +30,12 @@ impl Quote {
         let mut packet = vec![0; MAX_QUOTE_V6];
         let len = frame.copy_to(ETHERNET_HEADER, &mut packet);
         packet.truncate(len);
+        Self::of_packet(guest, &packet)
+    }
+
+    /// A packet of `guest` that begins like this.
+    pub(crate) fn of_packet(guest: IpAddr, packet: &[u8]) -> Self {
+        let mut packet = packet.get(..MAX_QUOTE_V6).unwrap_or(packet).to_vec();
         // What follows a short packet in its frame is no part of it.
         let field = if guest.is_ipv4() { packet.get(2..4) } else { packet.get(4..6) };
         if let Some(&[high, low]) = field {
@@ -68,6 +74,52 @@ impl Quote {
         message[4..6].copy_from_slice(&id.to_be_bytes());
         icmp_error::fill_checksum(guest, remote, &mut message);
         Self::rebuilt(guest, remote, icmp::protocol(guest.is_ipv4()), &message)
+    }
+
+    /// Whether it is an ICMP error itself, or a redirect.
+    fn is_error(&self) -> bool {
+        let byte = |at: usize| self.packet.get(at).copied();
+        let at = match byte(0).map(|first| (first >> 4, usize::from(first & 15) * 4)) {
+            Some((4, header)) if byte(9) == Some(1) => header,
+            Some((6, _)) if byte(6) == Some(58) => IPV6_HEADER_LEN,
+            _ => return false,
+        };
+        let message = self.packet.get(at..).unwrap_or_default();
+        icmp::Kind::of(self.guest.is_ipv4(), message) == icmp::Kind::Error
+    }
+}
+
+/// The code of a parameter problem of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ParameterProblem {
+    /// An erroneous field.
+    Field = 0,
+    /// A protocol or an extension header that is not known.
+    NextHeader = 1,
+    /// An option that is not known, and says that this matters.
+    Option = 2,
+    /// A first fragment in which not all headers are (RFC 7112).
+    HeaderChain = 3,
+}
+
+/// Tells the sender of a packet to `destination` what is wrong with the packet itself: it is too big, it cannot be read, or it never came to
+/// be whole. Nobody is told of an ICMP error, nor of a packet to a group, but for what RFC 4443 section 2.4 (e.3) allows.
+pub(crate) fn report(
+    cx: &mut Context<'_>,
+    shared: &mut Shared,
+    station: Station,
+    destination: IpAddr,
+    problem: Problem,
+    quote: &Quote,
+) {
+    let to_group = shared.policy.is_group(destination);
+    let even_so = matches!(problem, Problem::Parameter { code, .. } if code == ParameterProblem::Option as u8);
+    if to_group && !even_so || !shared.policy.is_guest_address(quote.guest) || quote.is_error() {
+        return;
+    }
+    let at_virtual_host = shared.policy.is_virtual_host(destination).then_some(destination);
+    if let Some(source) = at_virtual_host.or_else(|| shared.policy.gateway(quote.guest.is_ipv4())) {
+        send(cx, shared, station, source, problem, quote);
     }
 }
 
