@@ -1,4 +1,8 @@
 //! What lives at the virtual addresses of the guests' network.
 
+pub(crate) mod command;
 pub mod dhcp;
 pub mod dns;
+pub(crate) mod guest_forward;
+pub mod hook;
+pub mod smb;

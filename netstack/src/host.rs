@@ -7,9 +7,10 @@
 //! the socket's [`Token`] follows once it may be possible. Events are edges: one comes when something *became* possible, not while it
 //! stays so.
 
+pub(crate) mod child;
 pub mod kernel;
 pub mod sim;
-mod sys;
+pub(crate) mod sys;
 
 use std::fmt;
 use std::io;

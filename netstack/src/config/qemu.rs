@@ -9,7 +9,9 @@
 
 mod check;
 mod forward;
+mod guest_forward;
 mod net;
+mod smb;
 mod split;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,10 +20,11 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Config, HostForward};
+use super::{Config, GuestForward, HostForward};
 use crate::addr::MacAddr;
 
 pub use forward::ForwardError;
+pub use guest_forward::GuestForwardError;
 pub use split::options as split_options;
 
 /// Every option, for `--help`.
@@ -49,6 +52,14 @@ Forwards to guests (repeatable)
                                e.g. hostfwd=tcp:127.0.0.1:2222-:22, hostfwd=udp::6000-6010-10.0.2.20:6000 *,
                                hostfwd=tcp:[::1]:8080-[fec0::15]:80 *; no HOSTADDR is 0.0.0.0, no GUESTADDR is dhcpstart
 
+Servers for guests, for restricted ones too
+  guestfwd=[tcp]:[SERVER]:PORT-TARGET
+                               what guests reach at PORT of SERVER [net + 4] (repeatable); TARGET is one of
+                               tcp:ADDR:PORT, unix:PATH *, cmd:COMMAND (by /bin/sh -c, for each connection)
+  smb=DIR                      share a directory by SMB, as \\\\10.0.2.4\\qemu; needs smbd (package samba)
+  smbserver=ADDR               the SMB server's address [net + 4]; without smb= it refuses everybody
+  smb-min-protocol=NAME        the oldest dialect to speak, such as NT1 or SMB3_00 [smbd's own] *
+
 DHCP and DNS
   hostname=NAME                the guests' host name
   domainname=NAME              their domain
@@ -63,12 +74,12 @@ DHCP and DNS
 
 Others
   id=NAME                      accepted, without effect
-  tftp=, smb=, smbserver=, guestfwd=, hostfwd=unix:
+  tftp=, hostfwd=unix:
                                not built yet: refused
   * not in QEMU";
 
 /// The names that a mistyped one is compared with.
-const NAMES: [&str; 33] = [
+const NAMES: [&str; 34] = [
     "bootfile",
     "disable-host-loopback",
     "dhcpstart",
@@ -99,6 +110,7 @@ const NAMES: [&str; 33] = [
     "restrict",
     "route",
     "smb",
+    "smb-min-protocol",
     "smbserver",
     "tftp",
     "tftp-server-name",
@@ -187,6 +199,7 @@ pub fn parse(text: &str) -> Result<Config, OptionError> {
 pub fn apply(config: &mut Config, text: &str) -> Result<(), OptionError> {
     let mut changed = config.clone();
     let mut networks = net::Networks::default();
+    let mut smb = smb::Smb::default();
     let mut routes = Vec::new();
     for (at, (name, value)) in split::options(text).into_iter().enumerate() {
         // What follows `-netdev` is easily copied whole.
@@ -194,11 +207,12 @@ pub fn apply(config: &mut Config, text: &str) -> Result<(), OptionError> {
             continue;
         }
         let option = Given { name: &name, value: value.as_deref() };
-        if !networks.take(&option)? && !routing(&mut routes, &option)? {
+        if !networks.take(&option)? && !smb.take(&option)? && !routing(&mut routes, &option)? {
             set(&mut changed, &option)?;
         }
     }
     networks.settle(&mut changed)?;
+    smb.settle(&mut changed)?;
     let gateway = changed.ipv4.as_ref().map(|ipv4| ipv4.gateway);
     for (text, net, via) in routes {
         let via = via.or(gateway).ok_or_else(|| invalid("route", &text, "IPv4 is off", "ipv4=on as well"))?;
@@ -283,6 +297,7 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "lease" => dhcp.static_leases.push(lease(given)?),
         "dns-server" => config.dns.servers.push(dns_server(given)?),
         "hostfwd" => config.host_forwards.push(host_forward(given)?),
+        "guestfwd" => config.guest_forwards.push(guest_forward(given)?),
         name => return Err(not_built(name).unwrap_or_else(|| unknown(name))),
     }
     Ok(())
@@ -353,13 +368,23 @@ fn host_forward(given: &Given<'_>) -> Result<HostForward, OptionError> {
     })
 }
 
+fn guest_forward(given: &Given<'_>) -> Result<GuestForward, OptionError> {
+    let text = given.text("guestfwd", guest_forward::FORM)?;
+    text.parse().map_err(|error: GuestForwardError| {
+        // These say what to write by themselves.
+        let write = if matches!(error, GuestForwardError::Device { .. }) {
+            "guestfwd=[tcp]:[SERVER]:PORT-TARGET with that target".to_owned()
+        } else {
+            format!("guestfwd={}", guest_forward::FORM)
+        };
+        invalid("guestfwd", text, error.to_string(), write)
+    })
+}
+
 /// Options of QEMU's that nothing here can carry out.
 fn not_built(name: &str) -> Option<OptionError> {
     let (option, instead) = match name {
         "tftp" => ("tftp", "run a TFTP server where guests can reach it and name it with tftp-server-name="),
-        "smb" => ("smb", "share the directory by another way, such as SSH through hostfwd="),
-        "smbserver" => ("smbserver", "leave it out, there is no SMB server to move"),
-        "guestfwd" => ("guestfwd", "let guests use the gateway's address, which leads to services on the host's loopback address"),
         _ => return None,
     };
     Some(OptionError::NotBuilt { option, instead })
