@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -24,14 +23,18 @@ fn local_echo(path: &Path, backlog: i32) {
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
     rustix::net::listen(&socket, backlog).unwrap();
-    std::os::unix::fs::chown(path, None, None).unwrap();
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-    let listener = UnixListener::from(OwnedFd::from(socket));
+    let listener = UnixListener::from(socket);
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             std::thread::spawn(move || std::io::copy(&mut &connection, &mut &connection));
         }
     });
+}
+
+/// A command that sends the pattern there, closes, and checks that the same comes back.
+fn echoed(to: &str, len: u32) -> String {
+    format!("e2e-guest write {len} | socat -t 20 - TCP:{to} | e2e-guest check")
 }
 
 /// What a process has to say first, which is its number.
@@ -64,7 +67,7 @@ fn a_local_socket_is_a_server_like_any_other() {
     local_echo(&path, 1);
     let mut guest = guest(&format!("guestfwd=::7-unix:{0},guestfwd=::8-unix:{0}-not-there", path.display()));
     assert_eq!(guest.succeed("e2e-guest parallel 10.0.2.4:7 200"), "200 open, 0 refused");
-    assert_eq!(guest.succeed("e2e-guest half-close 10.0.2.4:7 3000000"), "3000000 bytes as expected");
+    assert_eq!(guest.succeed(&echoed("10.0.2.4:7", 3_000_000)), "3000000 bytes as expected");
     assert_eq!(guest.run("e2e-guest connect 10.0.2.4:8").text, "ConnectionRefused");
 }
 
@@ -88,14 +91,15 @@ fn a_command_that_reads_nothing_stops_nobody_else() {
     let port = echo.address.port();
     let mut guest = guest(&format!("guestfwd=::7-cmd:echo ready; exec sleep 1000,guestfwd=::8-tcp:127.0.0.1:{port}"));
     assert_eq!(guest.background("e2e-guest write 100000000 | socat -t 1000 - TCP:10.0.2.4:7"), "ready");
-    assert_eq!(guest.succeed("e2e-guest half-close 10.0.2.4:8 20000000"), "20000000 bytes as expected");
+    assert_eq!(guest.succeed(&echoed("10.0.2.4:8", 20_000_000)), "20000000 bytes as expected");
 }
 
 #[test]
 fn a_command_ends_with_its_connection() {
-    let mut guest = guest("guestfwd=::7-cmd:trap '' TERM; echo $$; sleep 1000 & echo $!; wait; wait");
-    let told = guest.succeed("socat -u TCP:10.0.2.4:7 - | head -n 2");
-    let pids: Vec<_> = told.lines().map(number).collect();
+    let mut guest = guest("guestfwd=::7-cmd:trap '' TERM; sleep 1000 & echo $$ $! >pids; echo; wait; wait");
+    guest.succeed("e2e-guest reset 10.0.2.4:7");
+    let told = std::fs::read_to_string(guest.directory().join("pids")).unwrap();
+    let pids: Vec<_> = told.split_whitespace().map(number).collect();
     assert_eq!(pids.len(), 2, "{told}");
     for pid in pids {
         until_gone(pid);
