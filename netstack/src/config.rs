@@ -3,16 +3,17 @@
 //! [`Config`] is plain data with the defaults of QEMU's user network. [`qemu`] reads and checks the text that users of
 //! `-netdev user,...` know.
 
+mod forward;
 mod guest_forward;
 pub mod qemu;
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+pub use self::forward::{HostForward, HostSide, Protocol, SOCKET_PATH_MAX};
 pub use self::guest_forward::{GuestForward, GuestTarget, SMB_PORTS, SmbConfig};
 use crate::addr::MacAddr;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub dhcp: DhcpConfig,
     /// How names are resolved.
     pub dns: DnsConfig,
+    /// What guests can load from the gateway.
+    pub boot: BootConfig,
     /// Ports of the host that lead to guests.
     pub host_forwards: Vec<HostForward>,
     /// Ports of virtual hosts that lead to the host's side.
@@ -58,6 +61,7 @@ impl Default for Config {
             full_cone: false,
             dhcp: DhcpConfig::default(),
             dns: DnsConfig::default(),
+            boot: BootConfig::default(),
             host_forwards: Vec::new(),
             guest_forwards: Vec::new(),
             smb: None,
@@ -175,39 +179,11 @@ impl Default for DnsConfig {
     }
 }
 
-/// The protocol of a forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// TCP (RFC 9293).
-    Tcp,
-    /// UDP (RFC 768).
-    Udp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-        })
-    }
-}
-
-/// A port, or a range of ports, of the host that leads to a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostForward {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The host's address to listen on.
-    pub host: IpAddr,
-    /// The first port to listen on; 0 means any free one, and then the range is one port.
-    pub host_port: u16,
-    /// How many ports follow each other, on the host and in the guest alike: at least 1.
-    pub count: u16,
-    /// The guest's address; `None` means the first address of DHCP (IPv4), as in QEMU.
-    pub guest: Option<IpAddr>,
-    /// The first port in the guest.
-    pub guest_port: u16,
+/// What guests can load from the gateway, to boot from or else. Nothing is ever written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootConfig {
+    /// The directory whose files the TFTP server on the gateway serves; `None` for no server.
+    pub tftp_root: Option<PathBuf>,
 }
 
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
@@ -225,6 +201,8 @@ pub struct Limits {
     pub udp_mappings: usize,
     /// Remote addresses that one UDP mapping remembers for its filter.
     pub udp_peers: usize,
+    /// TFTP transfers, until the server has closed them.
+    pub tftp_transfers: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
 }
@@ -238,6 +216,7 @@ impl Default for Limits {
             guest_forward_commands: 256,
             udp_mappings: 16_384,
             udp_peers: 256,
+            tftp_transfers: 64,
             neighbours: 1024,
         }
     }
@@ -263,6 +242,8 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// A TFTP transfer in which the guest says nothing. The server gives up earlier by itself, unless a disk keeps it waiting.
+    pub tftp_idle: Duration,
 }
 
 impl Default for Timeouts {
@@ -276,6 +257,7 @@ impl Default for Timeouts {
             guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            tftp_idle: Duration::from_secs(60),
         }
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod command;
 pub mod dhcp;
 pub mod dns;
+pub mod files;
 pub(crate) mod guest_forward;
 pub mod hook;
 pub mod smb;
+pub mod tftp;

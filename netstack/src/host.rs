@@ -10,6 +10,7 @@
 pub(crate) mod child;
 pub mod kernel;
 pub mod sim;
+pub(crate) mod socket_file;
 pub(crate) mod sys;
 
 use std::fmt;
@@ -99,14 +100,23 @@ pub trait Host: fmt::Debug {
     /// ([`io::ErrorKind::QuotaExceeded`] where a limit of the configuration says so).
     fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId>;
 
-    /// Listens for streams at `address`; port 0 means any free one. Returns the address really bound. Events say when to accept.
+    /// Listens for streams at `address`, that come in by `interface` if one is named; port 0 means any free one. Returns the address
+    /// really bound. Events say when to accept.
     ///
     /// # Errors
     ///
-    /// When the address is taken, not ours, or a privileged port.
-    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+    /// When the address is taken, not ours, or a privileged port, or there is no such interface.
+    fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)>;
 
-    /// Takes a connection from a listener, and says who has connected. Its events carry `token`.
+    /// Listens for streams at a socket in the file system. One that nobody listens on is replaced; the file goes with the listener.
+    ///
+    /// # Errors
+    ///
+    /// When somebody listens there, when there is another kind of file, or when none can be made.
+    fn listen_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId>;
+
+    /// Takes a connection from a listener, and says who has connected: the unspecified address and port 0 where clients have none, as
+    /// those of [`Host::listen_local`]. Its events carry `token`.
     ///
     /// # Errors
     ///
@@ -154,12 +164,20 @@ pub trait Host: fmt::Debug {
     /// When the stream is no longer connected.
     fn shutdown_write(&mut self, stream: SocketId) -> io::Result<()>;
 
-    /// Opens an unconnected datagram socket of the family of `local`, bound to it. Returns the address really bound.
+    /// Opens an unconnected datagram socket of the family of `local`, bound to it, and to `interface` if one is named. Returns the address
+    /// really bound.
     ///
     /// # Errors
     ///
-    /// When there are no more descriptors or ports, or the address is taken.
-    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+    /// When there are no more descriptors or ports, or the address is taken, or there is no such interface.
+    fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+
+    /// Has a datagram socket hold `wanted` bytes that were not received yet, as the kernel counts them, or as many as may be. Returns
+    /// how many it holds.
+    fn receive_room(&mut self, socket: SocketId, wanted: usize) -> usize {
+        let _ = socket;
+        wanted
+    }
 
     /// Sends a datagram, or, with `segment`, several of that many bytes each (`UDP_SEGMENT`).
     ///

@@ -3,12 +3,12 @@
 //! What users of QEMU write works here with the same meaning, down to the networks that QEMU guesses and how the other addresses follow
 //! the network. To that come options of our own, and forwards of ranges and of IPv6 addresses. Three rules hold:
 //!
-//! - No option is ignored: one that is not built yet is refused by its name (`id=` alone has no effect, here as there).
+//! - No option is ignored (`id=` alone has no effect, here as there).
 //! - An error names the option, the value, what is wrong with it and what to write instead.
 //! - What the options say together is checked before anything of it takes effect.
 
-mod check;
-mod forward;
+pub(crate) mod check;
+pub(crate) mod forward;
 mod guest_forward;
 mod net;
 mod smb;
@@ -50,7 +50,10 @@ Network
 Forwards to guests (repeatable)
   hostfwd=[tcp|udp]:[HOSTADDR]:PORT[-LAST]-[GUESTADDR]:PORT
                                e.g. hostfwd=tcp:127.0.0.1:2222-:22, hostfwd=udp::6000-6010-10.0.2.20:6000 *,
-                               hostfwd=tcp:[::1]:8080-[fec0::15]:80 *; no HOSTADDR is 0.0.0.0, no GUESTADDR is dhcpstart
+                               hostfwd=tcp:[::1]:8080-[fec0::15]:80 *, hostfwd=tcp:%eth0:80-:80 * (by one interface only);
+                               no HOSTADDR is 0.0.0.0, no GUESTADDR is dhcpstart, PORT 0 of the host is any free one
+  hostfwd=unix:PATH-[GUESTADDR]:PORT
+                               the same from a UNIX socket, e.g. hostfwd=unix:/run/user/1000/ssh.sock-:22
 
 Servers for guests, for restricted ones too
   guestfwd=[tcp]:[SERVER]:PORT-TARGET
@@ -64,18 +67,19 @@ DHCP and DNS
   hostname=NAME                the guests' host name
   domainname=NAME              their domain
   dnssearch=NAME               a domain to search (repeatable)
-  tftp-server-name=NAME        the server to boot from
-  bootfile=NAME                the file to boot, or a URL
   lease=MAC/ADDR               an address that is kept for a guest (repeatable) *
   lease-time=SECONDS           how long a lease lasts [86400] *
   ntp=ADDR                     a time server (repeatable) *
   route=NET/LEN[:VIA]          a route for the guests [via the gateway] (repeatable) *
   dns-server=ADDR[:PORT]       ask this server instead of those in resolv.conf (repeatable) *
 
+Booting from the network
+  tftp=DIR                     serve the files of this directory by TFTP on the gateway, to guests only
+  bootfile=NAME                the file to boot, or a URL
+  tftp-server-name=NAME        the server to boot from [the gateway]
+
 Others
   id=NAME                      accepted, without effect
-  tftp=, hostfwd=unix:
-                               not built yet: refused
   * not in QEMU";
 
 /// The names that a mistyped one is compared with.
@@ -146,14 +150,6 @@ pub enum OptionError {
         why: String,
         /// What to write instead.
         write: String,
-    },
-    /// An option of QEMU's that is not built yet.
-    #[error("`{option}` is not built yet: {instead}")]
-    NotBuilt {
-        /// The option, or as much of it as tells what is meant.
-        option: &'static str,
-        /// What to do without it.
-        instead: &'static str,
     },
 }
 
@@ -291,6 +287,7 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "domainname" => dhcp.domain_name = Some(given.domain("domainname", "example.org")?),
         "dnssearch" => dhcp.search.push(given.domain("dnssearch", "example.org")?),
         "tftp-server-name" => dhcp.tftp_server_name = Some(given.short("tftp-server-name", "10.0.2.2", 255)?),
+        "tftp" => config.boot.tftp_root = Some(given.text("tftp", "/srv/tftp")?.into()),
         "bootfile" => dhcp.bootfile = Some(given.short("bootfile", "pxelinux.0", 255)?),
         "ntp" => dhcp.ntp.push(given.parsed("ntp", "an IPv4 address, the only kind that DHCPv4 can tell", "10.0.2.2")?),
         "lease-time" => dhcp.lease_time = lease_time(given)?,
@@ -298,7 +295,7 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "dns-server" => config.dns.servers.push(dns_server(given)?),
         "hostfwd" => config.host_forwards.push(host_forward(given)?),
         "guestfwd" => config.guest_forwards.push(guest_forward(given)?),
-        name => return Err(not_built(name).unwrap_or_else(|| unknown(name))),
+        name => return Err(unknown(name)),
     }
     Ok(())
 }
@@ -359,13 +356,7 @@ fn dns_server(given: &Given<'_>) -> Result<SocketAddr, OptionError> {
 
 fn host_forward(given: &Given<'_>) -> Result<HostForward, OptionError> {
     let text = given.text("hostfwd", forward::FORM)?;
-    text.parse().map_err(|error: ForwardError| match error {
-        ForwardError::Unix => OptionError::NotBuilt {
-            option: "hostfwd=unix:",
-            instead: "listen on a port of the loopback address, such as hostfwd=tcp:127.0.0.1:2222-:22",
-        },
-        error => invalid("hostfwd", text, error.to_string(), format!("hostfwd={}", forward::FORM)),
-    })
+    text.parse().map_err(|error: ForwardError| invalid("hostfwd", text, error.to_string(), format!("hostfwd={}", forward::FORM)))
 }
 
 fn guest_forward(given: &Given<'_>) -> Result<GuestForward, OptionError> {
@@ -379,15 +370,6 @@ fn guest_forward(given: &Given<'_>) -> Result<GuestForward, OptionError> {
         };
         invalid("guestfwd", text, error.to_string(), write)
     })
-}
-
-/// Options of QEMU's that nothing here can carry out.
-fn not_built(name: &str) -> Option<OptionError> {
-    let (option, instead) = match name {
-        "tftp" => ("tftp", "run a TFTP server where guests can reach it and name it with tftp-server-name="),
-        _ => return None,
-    };
-    Some(OptionError::NotBuilt { option, instead })
 }
 
 fn unknown(name: &str) -> OptionError {

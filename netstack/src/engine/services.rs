@@ -13,10 +13,11 @@ use crate::config::Config;
 use crate::gateway::command::Commands;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
+use crate::gateway::tftp::Tftp;
 use crate::host::StreamService;
 use crate::host::kernel::{ServiceConnector, ServiceStream};
 use crate::port::PortId;
-use crate::stack::{DhcpReply, DnsWayBack, Services};
+use crate::stack::{DhcpReply, DnsWayBack, Services, TftpService};
 use crate::time::Instant;
 
 /// The services of one network.
@@ -28,6 +29,7 @@ pub(super) struct Gateway {
     /// The DNS server's addresses: IPv4, IPv6.
     servers: [Option<IpAddr>; 2],
     commands: Option<Arc<Commands>>,
+    tftp: Option<Tftp>,
 }
 
 impl Gateway {
@@ -44,6 +46,7 @@ impl Gateway {
             dns: both(servers[0], servers[1]),
         };
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
+        let tftp = config.boot.tftp_root.as_ref().map(|root| Tftp::start(root, config.limits.tftp_transfers)).transpose()?;
         let streams = dns.clone();
         let forwards = hooks.guest_forwards(config)?;
         let commands = forwards.commands.clone();
@@ -56,7 +59,7 @@ impl Gateway {
             StreamService::GuestForward(number) => forwards.open(number, guest),
             StreamService::Smb(port) => forwards.open_smb(port, guest),
         });
-        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, commands }, answers, connector))
+        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, commands, tftp }, answers, connector))
     }
 
     /// Ends what runs for guests, and waits until it has ended.
@@ -114,6 +117,10 @@ impl Services for Gateway {
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
         let tag = pack(way_back.port, way_back.mac);
         self.dns.query(Query { guest: way_back.guest, tag, message: message.to_vec() }).is_ok()
+    }
+
+    fn tftp(&mut self) -> Option<&mut dyn TftpService> {
+        self.tftp.as_mut().map(|tftp| tftp as &mut dyn TftpService)
     }
 }
 

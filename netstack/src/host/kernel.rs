@@ -19,7 +19,7 @@ use slab::Slab;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, sys};
+use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, socket_file, sys};
 use crate::frame::{Chunk, ChunkMut};
 
 /// Events taken from the kernel at a time.
@@ -88,7 +88,7 @@ pub struct KernelHost {
     epoll: OwnedFd,
     sockets: Slab<Entry>,
     services: ServiceConnector,
-    /// What is to be dropped when a stream to a service is closed.
+    /// What is to be dropped with a socket: what serves the other end of a stream, or the file of a listener.
     guards: HashMap<u32, Box<dyn Any + Send>>,
     /// Whether TCP sockets know `SO_PEEK_OFF` (Linux 6.9).
     peek_offset: bool,
@@ -109,6 +109,8 @@ enum Kind {
     /// A stream of AF_UNIX, which cannot discard without copying.
     Local,
     Listener,
+    /// A listener of AF_UNIX, at a file.
+    LocalListener,
     Datagram,
 }
 
@@ -196,15 +198,19 @@ fn at_end(fd: BorrowedFd<'_>) -> io::Result<usize> {
 const fn interest(kind: Kind) -> EventFlags {
     match kind {
         Kind::Tcp | Kind::Local => EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET),
-        Kind::Listener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
+        Kind::Listener | Kind::LocalListener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
     }
 }
 
-/// A socket that does not block and does not survive `exec`.
-fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+/// A socket that does not block and does not survive `exec`; one that is bound to `interface`, if one is named.
+fn new_socket(address: SocketAddr, interface: Option<&str>, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if let Some(interface) = interface {
+        // Of a user without rights the kernel takes it once, which is enough (Linux 5.7).
+        socket.bind_device(Some(interface.as_bytes()))?;
     }
     Ok(socket)
 }
@@ -227,7 +233,7 @@ impl Host for KernelHost {
     }
 
     fn connect(&mut self, remote: SocketAddr, token: Token) -> io::Result<SocketId> {
-        let socket = new_socket(remote, Type::STREAM)?;
+        let socket = new_socket(remote, None, Type::STREAM)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
         match socket.connect(&remote.into()) {
@@ -261,8 +267,8 @@ impl Host for KernelHost {
         Ok(socket)
     }
 
-    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let socket = new_socket(address, Type::STREAM)?;
+    fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(address, interface, Type::STREAM)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -270,13 +276,25 @@ impl Host for KernelHost {
         Ok((self.add(socket.into(), Kind::Listener, token)?, bound))
     }
 
+    fn listen_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId> {
+        // Who may connect is for the umask to say, as for every other file that a user makes.
+        let (socket, file) = socket_file::listen(path, None, BACKLOG)?;
+        let id = self.add(socket.into(), Kind::LocalListener, token)?;
+        self.guards.insert(id.0, Box::new(file));
+        Ok(id)
+    }
+
     fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let (socket, from) = SockRef::from(&self.fd(listener)?).accept()?;
+        let Entry { fd, kind, .. } = self.entry(listener)?;
+        let kind = if *kind == Kind::LocalListener { Kind::Local } else { Kind::Tcp };
+        let (socket, from) = SockRef::from(fd).accept()?;
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_out_of_band_inline(true)?;
+        if kind == Kind::Tcp {
+            socket.set_tcp_nodelay(true)?;
+            socket.set_out_of_band_inline(true)?;
+        }
         let from = from.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
-        Ok((self.add(socket.into(), Kind::Tcp, token)?, from))
+        Ok((self.add(socket.into(), kind, token)?, from))
     }
 
     fn set_token(&mut self, socket: SocketId, token: Token) {
@@ -349,13 +367,21 @@ impl Host for KernelHost {
         SockRef::from(&self.fd(stream)?).shutdown(std::net::Shutdown::Write)
     }
 
-    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let socket = new_socket(local, Type::DGRAM)?;
+    fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(local, interface, Type::DGRAM)?;
         socket.bind(&local.into())?;
         // Older kernels know no GRO for UDP; then datagrams come one by one.
         let _ = sys::set_udp_gro(socket.as_fd());
         let bound = local_address(&socket);
         Ok((self.add(socket.into(), Kind::Datagram, token)?, bound))
+    }
+
+    fn receive_room(&mut self, socket: SocketId, wanted: usize) -> usize {
+        let Ok(fd) = self.fd(socket) else { return 0 };
+        let socket = SockRef::from(&fd);
+        // The kernel doubles what it is told, and tells the double (socket(7)).
+        let _ = socket.set_recv_buffer_size(wanted / 2);
+        socket.recv_buffer_size().unwrap_or_default()
     }
 
     fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()> {

@@ -54,6 +54,7 @@ pub struct Calls {
     pub connect_local: u64,
     pub open_service: u64,
     pub listen: u64,
+    pub listen_local: u64,
     pub accept: u64,
     pub set_token: u64,
     pub take_error: u64,
@@ -77,6 +78,7 @@ impl Calls {
             + self.connect_local
             + self.open_service
             + self.listen
+            + self.listen_local
             + self.accept
             + self.set_token
             + self.take_error
@@ -354,7 +356,7 @@ impl SimHost {
     fn port_of(&self, socket: &Socket) -> u16 {
         match socket {
             Socket::Stream(id) => self.connections[id.0].local().port(),
-            Socket::Listener(listener) => listener.address.port(),
+            Socket::Listener(listener) => listener.port(),
             Socket::Datagram(socket) => socket.local.port(),
         }
     }
@@ -487,11 +489,19 @@ impl Host for SimHost {
         Ok(self.open_within(guest, &server, token))
     }
 
-    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+    fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
         self.calls.listen += 1;
         self.check_fault(Operation::Listen)?;
         self.room_for_a_socket()?;
+        check_interface(interface)?;
         self.bind_listener(address, token)
+    }
+
+    fn listen_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId> {
+        self.calls.listen_local += 1;
+        self.check_fault(Operation::Listen)?;
+        self.room_for_a_socket()?;
+        self.bind_local_listener(path, token)
     }
 
     fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)> {
@@ -546,10 +556,11 @@ impl Host for SimHost {
         self.stream(stream).shutdown_write()
     }
 
-    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+    fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
         self.calls.bind_datagram += 1;
         self.check_fault(Operation::BindDatagram)?;
         self.room_for_a_socket()?;
+        check_interface(interface)?;
         self.bind_datagram_socket(local, token)
     }
 
@@ -593,6 +604,11 @@ fn own_address(remote: IpAddr) -> IpAddr {
         IpAddr::V6(ip) if ip.is_loopback() => Ipv6Addr::LOCALHOST.into(),
         IpAddr::V6(_) => HOST_V6.into(),
     }
+}
+
+/// The simulated host has no other interfaces.
+fn check_interface(interface: Option<&str>) -> io::Result<()> {
+    if interface.is_none_or(|name| matches!(name, "lo" | "eth0")) { Ok(()) } else { Err(errno(libc::ENODEV)) }
 }
 
 /// Sebastiano Vigna's SplitMix64: enough for a simulation, and the same everywhere.

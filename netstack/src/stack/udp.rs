@@ -2,7 +2,8 @@
 //!
 //! Each address and port of a guest has one socket of the host, whatever it sends to (endpoint-independent mapping). Through it come
 //! only datagrams from hosts to which the guest has sent before (address-dependent filtering), or from anyone if the configuration says
-//! full cone. Forwards are sockets of their own, on which clients are told apart by their addresses.
+//! full cone. Forwards are sockets of their own, on which clients are told apart by their addresses. TFTP transfers from the gateway have
+//! sockets of their own too, which lead to the server of this process and nowhere else.
 //!
 //! Datagrams go between guest memory and the kernel without a copy, many of the same size at a time where both sides know how
 //! (`UDP_SEGMENT`, `UDP_GRO`). A datagram for which there is no room is lost, as UDP allows; one that would wait for a full port waits in
@@ -10,6 +11,8 @@
 
 mod forward;
 mod mapping;
+mod tftp;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,6 +23,8 @@ use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN};
 
 use self::forward::Forwards;
 use self::mapping::Mappings;
+use self::transfer::Transfers;
+pub use self::transfer::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
 use super::emit::{self, Path};
 use super::hash::Keyed;
 use super::icmp::{self, Quote, Unreachable};
@@ -43,12 +48,13 @@ const MAX_CHUNKS: usize = 64;
 pub(crate) struct Nat {
     mappings: Mappings,
     forwards: Forwards,
+    transfers: Transfers,
     /// Sockets that may have datagrams.
     ready: VecDeque<Owner>,
     /// Sockets whose datagrams wait until a full port has room.
     blocked: HashMap<PortId, Vec<Owner>, Keyed>,
-    /// Forwards whose datagrams wait until the station of their guest is known.
-    seeking: HashMap<IpAddr, Vec<u32>, Keyed>,
+    /// Forwards whose datagrams wait until the station of their guest is known, by number and generation.
+    seeking: HashMap<IpAddr, Vec<(u32, u32)>, Keyed>,
     full_cone: bool,
 }
 
@@ -57,6 +63,7 @@ impl Nat {
         Self {
             mappings: Mappings::new(limits, timeouts, hash),
             forwards: Forwards::new(limits, timeouts, hash),
+            transfers: Transfers::new(timeouts, hash),
             ready: VecDeque::new(),
             blocked: HashMap::with_hasher(hash),
             seeking: HashMap::with_hasher(hash),
@@ -64,13 +71,27 @@ impl Nat {
         }
     }
 
-    /// Adds a forward: datagrams to `socket` go to `guest`.
+    /// Adds a forward: datagrams to the socket that `bind` makes go to `guest`. Returns who owns it, and where it is bound.
     pub(crate) fn add_forward(
         &mut self,
         bind: impl FnOnce(Owner) -> io::Result<(SocketId, SocketAddr)>,
         guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
+    ) -> io::Result<(Owner, SocketAddr)> {
         self.forwards.add(bind, guest)
+    }
+
+    /// Ends a forward, for its clients too. Returns whether there was such a forward.
+    pub(crate) fn remove_forward(&mut self, cx: &mut Context<'_>, id: u32, generation: u32) -> bool {
+        let Some(forward) = self.forwards.remove(id, generation) else { return false };
+        let guest = forward.guest.ip();
+        if let Some(waiting) = self.seeking.get_mut(&guest) {
+            waiting.retain(|other| *other != (id, generation));
+            if waiting.is_empty() {
+                self.seeking.remove(&guest);
+            }
+        }
+        cx.host.close(forward.socket);
+        true
     }
 
     /// Takes a datagram from a guest.
@@ -90,6 +111,12 @@ impl Nat {
             let _ = deliver(cx, shared, socket, client, datagram, frame);
             return;
         }
+        if !self.transfers.is_empty()
+            && shared.policy.is_gateway(remote.ip())
+            && self.pass_to_tftp_server(cx, shared, station, (guest, remote), datagram, frame)
+        {
+            return;
+        }
         match shared.policy.decide(&Attempt::udp(guest, remote)) {
             Verdict::Host(to) => {
                 if let Some(socket) = self.mappings.socket_for(cx, shared, station, guest, to)
@@ -101,6 +128,7 @@ impl Nat {
             Verdict::Dhcp => shared.dhcp(cx, station, &payload(datagram, frame)),
             Verdict::Dhcp6 => shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
             Verdict::Dns => shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
+            Verdict::Tftp => self.tftp_request(cx, shared, station, (guest, remote), payload(datagram, frame)),
             Verdict::Unreachable => {
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Host);
             }
@@ -168,8 +196,8 @@ impl Nat {
     /// The station of an address is known now: datagrams for it can be delivered.
     pub(crate) fn neighbour_found(&mut self, ip: IpAddr) {
         if !self.seeking.is_empty() {
-            for id in self.seeking.remove(&ip).into_iter().flatten() {
-                self.enqueue(Owner::UdpForward { id });
+            for (id, generation) in self.seeking.remove(&ip).into_iter().flatten() {
+                self.enqueue(Owner::UdpForward { id, generation });
             }
         }
     }
@@ -187,13 +215,15 @@ impl Nat {
         if std::mem::replace(queued, true) {
             return;
         }
-        let Self { blocked, mappings, .. } = self;
+        let Self { blocked, mappings, forwards, transfers, .. } = self;
         let waiting = blocked.entry(port).or_default();
         waiting.push(owner);
-        // Mappings end and others begin while a guest takes nothing: those that are gone must not pile up.
-        if waiting.len() > 64 + 2 * mappings.len() {
+        // Mappings and forwards end and others begin while a guest takes nothing: those that are gone must not pile up.
+        if waiting.len() > 64 + 2 * (mappings.len() + forwards.len() + transfers.len()) {
             waiting.retain(|owner| match *owner {
                 Owner::UdpMapping { id, generation } => mappings.get(id, generation).is_some(),
+                Owner::UdpForward { id, generation } => forwards.get(id, generation).is_some(),
+                Owner::TftpTransfer { id, generation } => transfers.get(id, generation).is_some(),
                 _ => true,
             });
         }
@@ -203,7 +233,8 @@ impl Nat {
     fn queued(&mut self, owner: Owner) -> Option<&mut bool> {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get_mut(id, generation).map(|mapping| &mut mapping.queued),
-            Owner::UdpForward { id } => self.forwards.get_mut(id).map(|forward| &mut forward.queued),
+            Owner::UdpForward { id, generation } => self.forwards.get_mut(id, generation).map(|forward| &mut forward.queued),
+            Owner::TftpTransfer { id, generation } => self.transfers.get_mut(id, generation).map(|transfer| &mut transfer.queued),
             _ => None,
         }
     }
@@ -213,6 +244,7 @@ impl Nat {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.expire(cx, shared, id, generation),
             Owner::UdpClient { id, generation } => self.forwards.expire(cx.now, shared, id, generation),
+            Owner::TftpTransfer { id, generation } => self.check_transfer(cx, shared, id, generation),
             _ => {}
         }
     }
@@ -220,6 +252,7 @@ impl Nat {
     /// Ends all mappings behind a port that is gone.
     pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.mappings.forget_port(cx, port);
+        self.transfers.forget_port(cx, port);
         // Forwards wait for their guest to be found elsewhere.
         self.port_writable(port);
         self.blocked.remove(&port);
@@ -237,7 +270,8 @@ impl Nat {
     fn socket(&self, owner: Owner) -> Option<SocketId> {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get(id, generation).map(|mapping| mapping.socket),
-            Owner::UdpForward { id } => self.forwards.get(id).map(|forward| forward.socket),
+            Owner::UdpForward { id, generation } => self.forwards.get(id, generation).map(|forward| forward.socket),
+            Owner::TftpTransfer { id, generation } => self.transfers.get(id, generation).map(|transfer| transfer.socket),
             _ => None,
         }
     }
@@ -250,13 +284,18 @@ impl Nat {
                 Some(mapping) => (mapping.guest, mapping.station),
                 None => return Turn::Done,
             },
-            Owner::UdpForward { id } => {
-                let Some(guest) = self.forwards.get(id).map(|forward| forward.guest) else { return Turn::Done };
+            Owner::UdpForward { id, generation } => {
+                let Some(guest) = self.forwards.get(id, generation).map(|forward| forward.guest) else { return Turn::Done };
                 match shared.neighbours.station(cx.now, guest.ip()) {
                     Some(station) => (guest, station),
-                    None => return self.seek(cx, shared, id, guest.ip()),
+                    None => return self.seek(cx, shared, (id, generation), guest.ip()),
                 }
             }
+            Owner::TftpTransfer { id, generation } => match self.transfers.get(id, generation) {
+                Some(transfer) if transfer.has_data => (transfer.guest, transfer.station),
+                Some(_) => return self.receive_from_tftp_server(cx, shared, id),
+                None => return Turn::Done,
+            },
             _ => return Turn::Done,
         };
         let offloads = cx.link.offloads(station.port);
@@ -265,28 +304,29 @@ impl Nat {
     }
 
     /// The guest of a forward is not known yet: it is asked for, and the datagrams wait in the socket, as RFC 1122 section 2.3.2.2 asks.
-    fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, forward: u32, guest: IpAddr) -> Turn {
+    fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, forward: (u32, u32), guest: IpAddr) -> Turn {
         let waiting = self.seeking.entry(guest).or_default();
         if !waiting.contains(&forward) {
             waiting.push(forward);
         }
         shared.solicit(cx, guest);
-        if let Some(state) = self.forwards.get_mut(forward)
+        let (id, generation) = forward;
+        if let Some(state) = self.forwards.get_mut(id, generation)
             && !std::mem::replace(&mut state.seeks, true)
         {
-            shared.wheel.set(cx.now + SOLICITATION_INTERVAL, Owner::UdpForward { id: forward });
+            shared.wheel.set(cx.now + SOLICITATION_INTERVAL, Owner::UdpForward { id, generation });
         }
         Turn::Done
     }
 
     /// It is time to ask for the guest of a forward again, if it was not found meanwhile. The next datagram cannot be waited for: a socket
     /// that is full takes none, and tells of none.
-    pub(crate) fn seek_again(&mut self, forward: u32) {
-        let Some(state) = self.forwards.get_mut(forward) else { return };
+    pub(crate) fn seek_again(&mut self, id: u32, generation: u32) {
+        let Some(state) = self.forwards.get_mut(id, generation) else { return };
         state.seeks = false;
         let guest = state.guest.ip();
-        if self.seeking.get(&guest).is_some_and(|waiting| waiting.contains(&forward)) {
-            self.enqueue(Owner::UdpForward { id: forward });
+        if self.seeking.get(&guest).is_some_and(|waiting| waiting.contains(&(id, generation))) {
+            self.enqueue(Owner::UdpForward { id, generation });
         }
     }
 
@@ -299,7 +339,11 @@ impl Nat {
                 let seen = shared.policy.as_seen_by_guest(from.ip()).filter(|ip| ip.is_ipv4() == cx.guest.is_ipv4());
                 seen.filter(|_| admitted).map(|ip| SocketAddr::new(ip, from.port()))
             }
-            Owner::UdpForward { id } => self.forwards.admit(cx.now, shared, id, cx.port, from),
+            Owner::UdpForward { id, .. } => self.forwards.admit(cx.now, shared, id, cx.port, from),
+            Owner::TftpTransfer { id, generation } => {
+                let transfer = self.transfers.get(id, generation).filter(|transfer| transfer.peer == Some(from));
+                transfer.map(|transfer| SocketAddr::new(transfer.gateway, from.port()))
+            }
             _ => None,
         };
         if seen.is_none() {

@@ -119,7 +119,9 @@ impl Guest {
         self.until(|guest| match guest.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
             Some(dhcpv4::Event::Configured(config)) => {
                 guest.interface.update_ip_addrs(|addresses| addresses.push(IpCidr::Ipv4(config.address)).unwrap());
-                guest.interface.routes_mut().add_default_ipv4_route(config.router.unwrap()).unwrap();
+                if let Some(router) = config.router {
+                    guest.interface.routes_mut().add_default_ipv4_route(router).unwrap();
+                }
                 true
             }
             _ => false,

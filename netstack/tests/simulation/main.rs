@@ -7,6 +7,7 @@
 mod chaos;
 mod closing;
 mod download;
+mod forwards;
 mod found;
 mod guest_forwards;
 mod hostile;

@@ -170,7 +170,7 @@ impl fmt::Display for GuestForward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tcp:")?;
         if let Some(server) = self.server {
-            write_address(f, server)?;
+            write_address(f, server, None)?;
         }
         write!(f, ":{}-{}", self.port, self.target)
     }

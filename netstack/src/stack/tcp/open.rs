@@ -15,6 +15,7 @@ use super::close::Ending;
 use super::flow::{Flow, FlowKey, Phase, largest_segment};
 use super::segment::Segment;
 use super::seq::Seq;
+use super::table::GENERATION_MASK;
 use super::{Listener, Relay, send_reset};
 use crate::addr::MacAddr;
 use crate::host::{SocketId, StreamService, Token};
@@ -39,6 +40,13 @@ const LOCAL_RETRY_MAX: Duration = Duration::from_millis(500);
 /// How many ports are tried for a client that two addresses of the host show the guest alike.
 const PORT_TRIES: u16 = 64;
 
+/// The first of the ports that clients without one are shown with (RFC 6335 section 6), and how many of them are tried for each.
+pub(super) const CLIENT_PORTS: u16 = 49_152;
+const CLIENT_PORT_TRIES: u16 = 4096;
+
+/// Clients that are accepted at the end of a forward, at most: as many as a kernel lets wait.
+const BACKLOG: usize = 4096;
+
 impl Relay {
     /// A guest opens a connection.
     pub(super) fn open(&mut self, cx: &mut Context<'_>, shared: &mut Shared, station: Station, key: FlowKey, segment: &Segment) {
@@ -51,7 +59,7 @@ impl Relay {
             Verdict::Local(number) => self.open_to(cx, shared, station, key, segment, Destination::Local(number)),
             Verdict::Service(service) => self.open_to(cx, shared, station, key, segment, Destination::Service(service)),
             Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
-            Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 => {
+            Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 | Verdict::Tftp => {
                 shared.counters.tcp_forbidden += 1;
                 send_reset(cx, shared, station, &key, segment);
             }
@@ -183,45 +191,93 @@ impl Relay {
         }
     }
 
-    /// Adds a forward: connections to `socket` go to `guest`.
-    pub(crate) fn add_listener(
+    /// Adds a forward: connections to the socket that `listen` makes go to `guest`. Returns who owns it, and what else `listen` has.
+    pub(crate) fn add_listener<T>(
         &mut self,
-        listen: impl FnOnce(Owner) -> io::Result<(SocketId, SocketAddr)>,
+        listen: impl FnOnce(Owner) -> io::Result<(SocketId, T)>,
         guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
+    ) -> io::Result<(Owner, T)> {
+        let generation = next_generation(self.listened);
         let entry = self.listeners.vacant_entry();
-        let (socket, bound) = listen(Owner::TcpListener { id: entry.key() as u32 })?;
-        entry.insert(Listener { socket, guest, retry: None });
-        Ok(bound)
+        let owner = Owner::TcpListener { id: entry.key() as u32, generation };
+        let (socket, bound) = listen(owner)?;
+        entry.insert(Listener { generation, socket, guest, retry: None });
+        self.listened = generation;
+        Ok((owner, bound))
+    }
+
+    /// Ends a forward. Who has connected until now is a client of it still; nobody can connect any more. With `flows`, its connections end
+    /// as well. Returns whether there was such a forward.
+    pub(crate) fn remove_listener(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        id: u32,
+        generation: u32,
+        flows: bool,
+    ) -> bool {
+        if self.listener(id, generation).is_none() {
+            return false;
+        }
+        if !flows {
+            // Whoever waits to be accepted would be reset with the socket.
+            self.accept_up_to(cx, shared, id, generation, BACKLOG);
+        }
+        let listener = self.listeners.remove(id as usize);
+        cx.host.close(listener.socket);
+        if flows {
+            let its: Vec<u32> = self.table.iter().filter(|(_, flow)| flow.listener == generation).map(|(id, _)| id).collect();
+            for id in its {
+                self.abort(cx, shared, id);
+            }
+        }
+        true
+    }
+
+    fn listener(&mut self, id: u32, generation: u32) -> Option<&mut Listener> {
+        self.listeners.get_mut(id as usize).filter(|listener| listener.generation == generation)
     }
 
     /// Clients have connected to a forward.
-    pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, listener: u32) {
-        let Some(Listener { socket: listening, guest, .. }) = self.listeners.get(listener as usize) else { return };
-        let (listening, guest) = (*listening, *guest);
-        for _ in 0..ACCEPTS {
+    pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, generation: u32) {
+        if let Some(pause) = self.accept_up_to(cx, shared, id, generation, ACCEPTS) {
+            self.accept_later(cx, shared, id, generation, pause);
+        }
+    }
+
+    /// Accepts at most `most` clients. Returns how long to wait before the next are accepted, if there may be more of them.
+    fn accept_up_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        id: u32,
+        generation: u32,
+        most: usize,
+    ) -> Option<Duration> {
+        let Listener { socket: listening, guest, .. } = *self.listener(id, generation)?;
+        for _ in 0..most {
             // The token of the flow is not known before there is a flow, and there is none before it is known who has connected.
-            match cx.host.accept(listening, Owner::TcpListener { id: listener }.token()) {
-                Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest),
+            match cx.host.accept(listening, Owner::TcpListener { id, generation }.token()) {
+                Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest, generation),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(_) => {
                     // No descriptors are left. Those who wait make no further event, so they are looked for again soon.
                     shared.counters.tcp_limit_host += 1;
-                    return self.accept_later(cx, shared, listener, ACCEPT_RETRY);
+                    return Some(ACCEPT_RETRY);
                 }
             }
         }
-        self.accept_later(cx, shared, listener, Duration::ZERO);
+        Some(Duration::ZERO)
     }
 
-    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, listener: u32, pause: Duration) {
-        if let Some(Listener { retry, .. }) = self.listeners.get_mut(listener as usize)
+    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, generation: u32, pause: Duration) {
+        if let Some(Listener { retry, .. }) = self.listener(id, generation)
             && retry.is_none_or(|at| at <= cx.now)
         {
             let at = cx.now + pause;
             *retry = Some(at);
-            shared.wheel.set(at, Owner::TcpListener { id: listener });
+            shared.wheel.set(at, Owner::TcpListener { id, generation });
         }
     }
 
@@ -232,6 +288,7 @@ impl Relay {
         socket: SocketId,
         client: SocketAddr,
         guest: SocketAddr,
+        listener: u32,
     ) {
         let Some(key) = self.key_for_client(shared, client, guest).filter(|_| self.may_open(shared)) else {
             return cx.host.reset(socket);
@@ -240,6 +297,7 @@ impl Relay {
         let station = shared.neighbours.station(cx.now, guest.ip()).unwrap_or(UNKNOWN_STATION);
         let mut flow = Flow::new(key, station, Phase::SynSent, iss, cx.now);
         flow.socket = Some(socket);
+        flow.listener = listener;
         flow.todo.syn = true;
         flow.todo.read = true;
         let id = self.add(shared, flow);
@@ -248,13 +306,24 @@ impl Relay {
         self.enqueue(id);
     }
 
-    /// How the guest sees a client: its own address and port, where those are free and a guest can be shown them.
-    fn key_for_client(&self, shared: &Shared, client: SocketAddr, guest: SocketAddr) -> Option<FlowKey> {
+    /// How the guest sees a client: its own address and port, where those are free and a guest can be shown them. One that has none, such
+    /// as that of a UNIX socket, is seen as the gateway with a free port.
+    fn key_for_client(&mut self, shared: &Shared, client: SocketAddr, guest: SocketAddr) -> Option<FlowKey> {
         let seen = shared.policy.as_seen_by_guest(client.ip())?;
         let seen = if seen.is_ipv4() == guest.is_ipv4() { seen } else { shared.policy.gateway(guest.is_ipv4())? };
-        (0..PORT_TRIES)
-            .map(|n| FlowKey { guest, remote: SocketAddr::new(seen, client.port().wrapping_sub(n)) })
-            .find(|key| key.remote.port() != 0 && self.table.find(key).is_none())
+        let key = |port| FlowKey { guest, remote: SocketAddr::new(seen, port) };
+        if client.port() != 0 {
+            let ports = (0..PORT_TRIES).map(|n| client.port().wrapping_sub(n));
+            return ports.map(key).find(|key| key.remote.port() != 0 && self.table.find(key).is_none());
+        }
+        for _ in 0..CLIENT_PORT_TRIES {
+            let key = key(self.client_port);
+            self.client_port = self.client_port.checked_add(1).unwrap_or(CLIENT_PORTS);
+            if self.table.find(&key).is_none() {
+                return Some(key);
+            }
+        }
+        None
     }
 
     /// Looks up the guest's station. If it is not known, asks the link, and has the flow told.
@@ -280,6 +349,11 @@ impl Relay {
         key.hash(&mut hash);
         Seq((hash.finish() as u32).wrapping_add((now.as_micros() / 4) as u32))
     }
+}
+
+/// The generation after this one, which is never 0 and fits a token.
+fn next_generation(generation: u32) -> u32 {
+    ((generation + 1) & GENERATION_MASK).max(1)
 }
 
 /// A station that is still being looked for.

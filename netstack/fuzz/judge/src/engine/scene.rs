@@ -13,7 +13,7 @@ use netstack::port::PortId;
 use netstack::sim::card;
 use netstack::sim::link::TestLink;
 use netstack::sim::wire::{self, ACK, Body, Parsed, SYN};
-use netstack::stack::{Context, DhcpReply, DnsWayBack, Services, Stack};
+use netstack::stack::{Context, DhcpReply, DnsWayBack, Listen, Services, Stack};
 use netstack::time::{Duration, Instant};
 
 use super::hand::Hand;
@@ -214,7 +214,7 @@ impl Scene {
         for (address, guest) in rules {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let (from, to) = (SocketAddr::new(address, FORWARDED.0), SocketAddr::new(guest, FORWARDED.1));
-                self.stack.forward(&mut self.host, protocol, from, to).expect("a free port");
+                self.stack.forward(&mut self.host, Listen::Port(protocol, from, None), to).expect("a free port");
                 self.listeners += 1;
             }
         }
