@@ -57,7 +57,8 @@ use self::packet::{
     Content, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable,
 };
 use self::ping::Pings;
-use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
+pub(crate) use self::policy::LINK_LOCAL_GATEWAY;
+use self::policy::{Attempt, Policy, Verdict};
 use self::reassembly::{Fragment, Reassembly};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
