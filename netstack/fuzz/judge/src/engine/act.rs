@@ -452,7 +452,7 @@ fn dial(scene: &mut Scene, script: &mut Script<'_>) {
     };
     scene.next_port += 1;
     let from = SocketAddr::new(from, scene.next_port);
-    let to = if to_v4 { IpAddr::V4(HOST_V4) } else { IpAddr::V6(netstack::host::sim::HOST_V6) };
+    let to = if to_v4 { IpAddr::V4(HOST_V4) } else { IpAddr::V6(HOST_V6) };
     let to = SocketAddr::new(if from.ip().is_loopback() { from.ip() } else { to }, FORWARDED.0);
     let program = [Program::Echo, Program::Source(50_000), Program::Idle, Program::Sink][usize::from(program % 4)];
     if let Ok(id) = scene.host.dial(to, from, &Server::new(program)) {
