@@ -1,4 +1,5 @@
 //! What lives at the virtual addresses of the guests' network.
 
 pub mod dhcp;
+pub mod dhcp6;
 pub mod dns;

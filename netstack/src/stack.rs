@@ -44,7 +44,8 @@ use self::emit::Path;
 use self::hash::Keyed;
 use self::neighbour::{Neighbours, Station};
 use self::packet::{Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
-use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
+pub(crate) use self::policy::LINK_LOCAL_GATEWAY;
+use self::policy::{Attempt, Policy, Verdict};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
 use self::timer::Wheel;
@@ -79,8 +80,9 @@ pub trait Services: fmt::Debug {
     /// A guest's message to the DHCP server, from the card at `from`. Returns what to answer, if anything.
     fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply>;
 
-    /// A guest's message to the DHCPv6 server, from the card at `from`. Returns what to answer, if anything.
-    fn dhcp6(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<Vec<u8>>;
+    /// A guest's message to the DHCPv6 server, from the card at `from`, to a group or to the server's own address. Returns what to
+    /// answer, if anything.
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, multicast: bool, message: &[u8]) -> Option<Vec<u8>>;
 
     /// A guest's question to the DNS server over UDP. The answer comes later, by [`Stack::send_dns`]. Returns whether it was taken.
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool;
@@ -464,8 +466,8 @@ impl Shared {
     }
 
     /// The answer goes to the address that asked, which is one of the link, and comes from the gateway's (RFC 8415 section 18.3.10).
-    fn dhcp6(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, message: &[u8]) {
-        let Some(reply) = cx.services.dhcp6(cx.now, station.mac, message) else {
+    fn dhcp6(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, server: SocketAddr, message: &[u8]) {
+        let Some(reply) = cx.services.dhcp6(cx.now, station.mac, server.ip().is_multicast(), message) else {
             self.counters.dhcp6_refused += 1;
             return;
         };

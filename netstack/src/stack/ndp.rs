@@ -120,6 +120,8 @@ pub(crate) fn advertise_router(cx: &mut Context<'_>, shared: &mut Shared, port: 
     let message = RouterAdvertisement {
         router: mac,
         prefix: config.prefix,
+        managed: config.managed && !shared.restrict,
+        other: !shared.restrict,
         mtu: cx.link.mtu(port).min(shared.mtu),
         lifetime: if shared.restrict { Duration::ZERO } else { ROUTER_LIFETIME },
         dns: (!shared.restrict).then_some(config.dns),

@@ -99,7 +99,7 @@ impl Nat {
                 }
             }
             Verdict::Dhcp => shared.dhcp(cx, station, &payload(datagram, frame)),
-            Verdict::Dhcp6 => shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
+            Verdict::Dhcp6 => shared.dhcp6(cx, station, guest, remote, &payload(datagram, frame)),
             Verdict::Dns => shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
             Verdict::Unreachable => {
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Host);
