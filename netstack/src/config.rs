@@ -3,15 +3,18 @@
 //! [`Config`] is plain data with the defaults of QEMU's user network. [`qemu`] reads and checks the text that users of
 //! `-netdev user,...` know.
 
+mod forward;
+mod guest_forward;
 pub mod qemu;
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+pub use self::forward::{HostForward, HostSide, Protocol, SOCKET_PATH_MAX};
+pub use self::guest_forward::{GuestForward, GuestTarget, SMB_PORTS, SmbConfig};
 use crate::addr::MacAddr;
 
 /// Everything that can be set. `Config::default()` is what `-netdev user` without options is.
@@ -35,6 +38,10 @@ pub struct Config {
     pub dns: DnsConfig,
     /// Ports of the host that lead to guests.
     pub host_forwards: Vec<HostForward>,
+    /// Ports of virtual hosts that lead to the host's side.
+    pub guest_forwards: Vec<GuestForward>,
+    /// The SMB server; `None` for none, and then nobody has its address.
+    pub smb: Option<SmbConfig>,
     /// What each guest-chosen quantity is bounded by.
     pub limits: Limits,
     /// How long idle things are kept.
@@ -53,6 +60,8 @@ impl Default for Config {
             dhcp: DhcpConfig::default(),
             dns: DnsConfig::default(),
             host_forwards: Vec::new(),
+            guest_forwards: Vec::new(),
+            smb: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
         }
@@ -178,41 +187,6 @@ impl Default for DnsConfig {
     }
 }
 
-/// The protocol of a forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// TCP (RFC 9293).
-    Tcp,
-    /// UDP (RFC 768).
-    Udp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-        })
-    }
-}
-
-/// A port, or a range of ports, of the host that leads to a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostForward {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The host's address to listen on.
-    pub host: IpAddr,
-    /// The first port to listen on; 0 means any free one, and then the range is one port.
-    pub host_port: u16,
-    /// How many ports follow each other, on the host and in the guest alike: at least 1.
-    pub count: u16,
-    /// The guest's address; `None` means the first address of DHCP (IPv4), as in QEMU.
-    pub guest: Option<IpAddr>,
-    /// The first port in the guest.
-    pub guest_port: u16,
-}
-
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -222,6 +196,8 @@ pub struct Limits {
     pub tcp_opening: usize,
     /// Bytes from guests, in all connections together, that a socket has not taken though there seemed to be room.
     pub tcp_held_bytes: usize,
+    /// Commands of forwards from guests, and SMB servers, that run at once.
+    pub guest_forward_commands: usize,
     /// UDP mappings.
     pub udp_mappings: usize,
     /// Remote addresses that one UDP mapping remembers for its filter.
@@ -236,6 +212,7 @@ impl Default for Limits {
             tcp_flows: 65_536,
             tcp_opening: 4096,
             tcp_held_bytes: 64 << 20,
+            guest_forward_commands: 256,
             udp_mappings: 16_384,
             udp_peers: 256,
             neighbours: 1024,
@@ -256,6 +233,9 @@ pub struct Timeouts {
     pub tcp_half_closed: Duration,
     /// A connection closed by both sides whose last segment the guest has not acknowledged.
     pub tcp_closing: Duration,
+    /// A command of a forward whose connection has ended: it is given so long to end by itself, so long again after SIGTERM, and is
+    /// killed then.
+    pub guest_forward_end: Duration,
     /// A UDP mapping without traffic from the guest: RFC 4787 recommends 5 min.
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
@@ -270,6 +250,7 @@ impl Default for Timeouts {
             tcp_idle: Duration::from_secs(7440),
             tcp_half_closed: Duration::from_secs(240),
             tcp_closing: Duration::from_secs(60),
+            guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
         }

@@ -7,13 +7,12 @@
 //! Only when there is nothing left to do does the task sleep.
 
 mod capture;
+mod forwards;
 mod handle;
 mod services;
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
@@ -23,10 +22,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as TokioInstant, Sleep};
 
+use self::forwards::Forwards;
+pub use self::forwards::{BoundForward, ForwardId, ForwardRefused};
 use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
-use crate::config::{Config, Protocol};
+use crate::config::Config;
 use crate::gateway::dns;
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
@@ -53,53 +54,12 @@ pub enum EngineError {
     /// No descriptors, or no runtime to watch them.
     #[error("cannot set up the sockets of the engine")]
     Host(#[source] io::Error),
-    /// A forward's port cannot be bound.
-    #[error("cannot forward {protocol} {address}: {}", why_not_bound(address, source))]
-    Forward {
-        /// The protocol.
-        protocol: Protocol,
-        /// The address that was to be bound.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A forward leads to a guest network that is switched off.
-    #[error("the forward of {0} has no guest to lead to, because IPv4 is off: name a guest address")]
-    NoGuest(SocketAddr),
+    /// A forward cannot be made.
+    #[error(transparent)]
+    Forward(#[from] ForwardRefused),
     /// The DNS service did not start.
     #[error(transparent)]
     Dns(#[from] dns::StartError),
-}
-
-fn why_not_bound(address: &SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("port {} is taken by another program; choose another one, or end that program", address.port())
-        }
-        io::ErrorKind::PermissionDenied => {
-            let port = address.port();
-            format!("port {port} is privileged; choose one from 1024 on, or lower net.ipv4.ip_unprivileged_port_start")
-        }
-        io::ErrorKind::AddrNotAvailable => format!("{} is no address of this machine", address.ip()),
-        _ => error.to_string(),
-    }
-}
-
-/// A port of the host that leads to a guest, in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BoundForward {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The host's address, as it was really bound.
-    pub address: SocketAddr,
-    /// The guest's address.
-    pub guest: SocketAddr,
-}
-
-impl fmt::Display for BoundForward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} to {}", self.protocol, self.address, self.guest)
-    }
 }
 
 /// A user-mode network: a stack, the host's sockets, the services, and the ports to the guests.
@@ -114,7 +74,8 @@ pub struct Engine {
     dns_answers: mpsc::Receiver<dns::Response>,
     commands: mpsc::Receiver<Command>,
     handle: Handle,
-    forwards: Vec<BoundForward>,
+    forwards: Forwards,
+    config: Config,
     started: TokioInstant,
     /// The wall clock at that moment, in nanoseconds since 1970.
     epoch: u64,
@@ -155,13 +116,11 @@ impl Engine {
         let mut seed = [0; 32];
         fill_random(&mut seed).map_err(EngineError::Random)?;
         let (gateway, dns_answers, connector) = Gateway::new(config)?;
-        let mut host = KernelHost::new(connector).map_err(EngineError::Host)?;
+        let host = KernelHost::new(connector).map_err(EngineError::Host)?;
         let host_events = host.watch().map_err(EngineError::Host)?;
-        let mut stack = Stack::new(config, seed);
-        let forwards = bind_forwards(config, &mut stack, &mut host)?;
         let (sender, commands) = mpsc::channel(COMMANDS);
-        Ok(Self {
-            stack,
+        let mut engine = Self {
+            stack: Stack::new(config, seed),
             host,
             host_events,
             switch: Switch::default(),
@@ -170,14 +129,19 @@ impl Engine {
             dns_answers,
             commands,
             handle: Handle::new(sender),
-            forwards,
+            forwards: Forwards::default(),
+            config: config.clone(),
             started: TokioInstant::now(),
             epoch: wall_clock(),
             now: Instant::ZERO,
             mtu: config.mtu,
             events: Vec::new(),
             host_ready: true,
-        })
+        };
+        for rule in &config.host_forwards {
+            engine.add_forward(rule)?;
+        }
+        Ok(engine)
     }
 
     /// A handle by which the engine can be told things while it runs.
@@ -362,7 +326,9 @@ impl Engine {
             }
             Command::Detach(port) => self.close_port(port, "detached"),
             Command::Counters(reply) => drop(reply.send(self.counters())),
-            Command::Forwards(reply) => drop(reply.send(self.forwards.clone())),
+            Command::AddForward { rule, reply } => self.forward_on_command(&rule, reply),
+            Command::RemoveForward { id, flows, reply } => drop(reply.send(self.remove_forward(id, flows))),
+            Command::Forwards(reply) => drop(reply.send(self.forwards.list())),
             Command::Flows(reply) => drop(reply.send(self.stack.flows().collect())),
             Command::Leases(reply) => drop(reply.send(self.gateway.leases(self.now))),
             Command::Leases6(reply) => drop(reply.send(self.gateway.leases6())),
@@ -434,26 +400,6 @@ impl Engine {
         self.now = clock.max(self.now + Duration::from_micros(1));
         self.switch.recorder().set_time(self.now);
     }
-}
-
-fn bind_forwards(config: &Config, stack: &mut Stack, host: &mut KernelHost) -> Result<Vec<BoundForward>, EngineError> {
-    let default = config.ipv4.as_ref().map(|ipv4| IpAddr::V4(ipv4.dhcp_start));
-    let mut forwards = Vec::new();
-    for rule in &config.host_forwards {
-        let ip = rule.guest.or(default).ok_or_else(|| EngineError::NoGuest(SocketAddr::new(rule.host, rule.host_port)))?;
-        for n in 0..rule.count {
-            let address = SocketAddr::new(rule.host, rule.host_port.saturating_add(n));
-            let guest = SocketAddr::new(ip, rule.guest_port.saturating_add(n));
-            let protocol = rule.protocol;
-            let address = stack.forward(host, protocol, address, guest).map_err(|source| EngineError::Forward {
-                protocol,
-                address,
-                source,
-            })?;
-            forwards.push(BoundForward { protocol, address, guest });
-        }
-    }
-    Ok(forwards)
 }
 
 /// Nanoseconds since 1970; 0 on a machine whose clock was never set.

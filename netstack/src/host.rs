@@ -9,11 +9,13 @@
 
 pub mod kernel;
 pub mod sim;
+pub(crate) mod socket_file;
 mod sys;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::frame::{Chunk, ChunkMut};
 
@@ -43,6 +45,10 @@ pub struct Event {
 pub enum StreamService {
     /// The DNS forwarder (RFC 7766).
     Dns,
+    /// The command or the hook of the forward from guests with this number in [`crate::config::Config::guest_forwards`].
+    GuestForward(u16),
+    /// The SMB server, at this port.
+    Smb(u16),
 }
 
 /// How full the send queue of a stream is.
@@ -77,21 +83,39 @@ pub trait Host: fmt::Debug {
     /// What `socket(2)` and `connect(2)` report at once, such as a full descriptor table or an unreachable network.
     fn connect(&mut self, remote: SocketAddr, token: Token) -> io::Result<SocketId>;
 
+    /// Connects to the stream socket of AF_UNIX at `path`. It is connected at once or not at all.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when its backlog is full: there is no event for that, so it has to be tried again. Else what `connect(2)` reports, such
+    /// as that nobody listens or that there is no such path.
+    fn connect_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId>;
+
     /// Opens a stream to a service of this process, on behalf of the guest at `guest`. It is connected at once.
     ///
     /// # Errors
     ///
-    /// When the service is not offered ([`io::ErrorKind::ConnectionRefused`]) or has too many clients.
+    /// When the service is not offered ([`io::ErrorKind::ConnectionRefused`]) or has too many clients
+    /// ([`io::ErrorKind::QuotaExceeded`] where a limit of the configuration says so).
     fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId>;
 
-    /// Listens for streams at `address`; port 0 means any free one. Returns the address really bound. Events say when to accept.
+    /// Listens for streams at `address`, that come in by `interface` if one is named; port 0 means any free one. Returns the address
+    /// really bound. Events say when to accept.
     ///
     /// # Errors
     ///
-    /// When the address is taken, not ours, or a privileged port.
-    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+    /// When the address is taken, not ours, or a privileged port, or there is no such interface.
+    fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)>;
 
-    /// Takes a connection from a listener, and says who has connected. Its events carry `token`.
+    /// Listens for streams at a socket in the file system. One that nobody listens on is replaced; the file goes with the listener.
+    ///
+    /// # Errors
+    ///
+    /// When somebody listens there, when there is another kind of file, or when none can be made.
+    fn listen_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId>;
+
+    /// Takes a connection from a listener, and says who has connected: the unspecified address and port 0 where clients have none, as
+    /// those of [`Host::listen_local`]. Its events carry `token`.
     ///
     /// # Errors
     ///
@@ -139,12 +163,13 @@ pub trait Host: fmt::Debug {
     /// When the stream is no longer connected.
     fn shutdown_write(&mut self, stream: SocketId) -> io::Result<()>;
 
-    /// Opens an unconnected datagram socket of the family of `local`, bound to it. Returns the address really bound.
+    /// Opens an unconnected datagram socket of the family of `local`, bound to it, and to `interface` if one is named. Returns the address
+    /// really bound.
     ///
     /// # Errors
     ///
-    /// When there are no more descriptors or ports, or the address is taken.
-    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)>;
+    /// When there are no more descriptors or ports, or the address is taken, or there is no such interface.
+    fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)>;
 
     /// Sends a datagram, or, with `segment`, several of that many bytes each (`UDP_SEGMENT`).
     ///

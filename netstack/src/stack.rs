@@ -14,11 +14,13 @@
 //! | `icmp` | echo, and telling guests what cannot be reached |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
+//! | `forward` | what of the host leads to guests |
 //! | `timer`, `token`, `hash`, `counters` | what they share |
 
 mod arp;
 mod counters;
 mod emit;
+mod forward;
 mod hash;
 mod icmp;
 mod ndp;
@@ -31,7 +33,6 @@ mod token;
 mod udp;
 
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use hashbrown::HashMap;
@@ -41,6 +42,7 @@ use smoltcp::wire::Icmpv6Message;
 
 pub use self::counters::Counters;
 use self::emit::Path;
+pub use self::forward::{ForwardSocket, Listen};
 use self::hash::Keyed;
 use self::neighbour::{Neighbours, Station};
 use self::packet::{Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
@@ -52,7 +54,7 @@ use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
 use crate::addr::MacAddr;
-use crate::config::{Config, Ipv6Config, Protocol};
+use crate::config::{Config, Ipv6Config};
 use crate::frame::Frame;
 use crate::host::{Event, Host};
 use crate::port::PortId;
@@ -286,7 +288,7 @@ impl Stack {
     pub fn host_event(&mut self, cx: &mut Context<'_>, event: Event) {
         match Owner::of(event.token) {
             Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
-            Some(Owner::TcpListener { id }) => self.tcp.accept(cx, &mut self.shared, id),
+            Some(Owner::TcpListener { id, generation }) => self.tcp.accept(cx, &mut self.shared, id, generation),
             Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. })) => self.udp.host_event(cx, owner, event),
             _ => {}
         }
@@ -310,8 +312,8 @@ impl Stack {
                 Owner::TcpExpire { id } => self.tcp.expire(cx, &mut self.shared, id),
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
-                Owner::TcpListener { id } => self.tcp.accept(cx, &mut self.shared, id),
-                Owner::UdpForward { id } => self.udp.seek_again(id),
+                Owner::TcpListener { id, generation } => self.tcp.accept(cx, &mut self.shared, id, generation),
+                Owner::UdpForward { id, generation } => self.udp.seek_again(id, generation),
                 Owner::TcpFlow { .. } => {}
             }
         }
@@ -356,24 +358,6 @@ impl Stack {
     /// Whether frames to this card are for the stack.
     pub fn is_ours(&self, mac: MacAddr) -> bool {
         self.shared.policy.is_virtual_host_mac(mac)
-    }
-
-    /// Starts to forward a port of the host to a guest. Port 0 means any free one. Returns the address really bound.
-    ///
-    /// # Errors
-    ///
-    /// When the address cannot be bound.
-    pub fn forward(
-        &mut self,
-        host: &mut dyn Host,
-        protocol: Protocol,
-        address: SocketAddr,
-        guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
-        match protocol {
-            Protocol::Tcp => self.tcp.add_listener(|owner| host.listen(address, owner.token()), guest),
-            Protocol::Udp => self.udp.add_forward(|owner| host.bind_datagram(address, owner.token()), guest),
-        }
     }
 
     /// Sends the answer to a DNS question.

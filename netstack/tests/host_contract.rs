@@ -69,7 +69,7 @@ struct Real {
 impl Real {
     fn new(ip: IpAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let host = KernelHost::new(Box::new(|_, _, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
+        let host = KernelHost::new(Box::new(|_, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
         let watch = runtime.block_on(async { host.watch() }).unwrap();
         Self { runtime, host, watch, listener: TcpListener::bind((ip, 0)).unwrap(), peer: None }
     }
@@ -478,9 +478,9 @@ fn a_stream_shut_down_for_writing_still_receives() {
 fn a_client_is_accepted_with_its_address_and_what_it_has_said_already() {
     on_each(|stage| {
         let any = SocketAddr::new(stage.server().ip(), 0);
-        let (listener, address) = stage.host().listen(any, Token(1)).unwrap();
+        let (listener, address) = stage.host().listen(any, None, Token(1)).unwrap();
         assert_ne!(address.port(), 0);
-        assert_eq!(kind(stage.host().listen(address, Token(1))), io::ErrorKind::AddrInUse);
+        assert_eq!(kind(stage.host().listen(address, None, Token(1))), io::ErrorKind::AddrInUse);
         assert_eq!(kind(stage.host().accept(listener, TOKEN)), io::ErrorKind::WouldBlock);
         let from = stage.dial(address);
         stage.peer_writes(b"hello");
@@ -506,7 +506,7 @@ fn datagrams_arrive_whole_alone_or_several_at_once() {
     let mut stage = Real::new(ip);
     let peer = UdpSocket::bind((ip, 0)).unwrap();
     peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let (socket, local) = stage.host.bind_datagram(SocketAddr::new(ip, 0), TOKEN).unwrap();
+    let (socket, local) = stage.host.bind_datagram(SocketAddr::new(ip, 0), None, TOKEN).unwrap();
     let to = peer.local_addr().unwrap();
     stage.host.send_to(socket, to, &[Chunk::from(&b"one"[..]), Chunk::from(&b"two"[..])], None).unwrap();
     stage.host.send_to(socket, to, &[], None).unwrap();
@@ -522,7 +522,7 @@ fn datagrams_arrive_whole_alone_or_several_at_once() {
     assert_eq!((received.len, received.from, &bytes[..6]), (6, to, &b"answer"[..]));
     assert_eq!(kind(stage.host.receive_from(socket, &mut [ChunkMut::from(&mut bytes[..])])), io::ErrorKind::WouldBlock);
     // What is sent in one call from a socket like this one arrives in one, or in several: in either case in order.
-    let (other, other_address) = stage.host.bind_datagram(SocketAddr::new(ip, 0), Token(8)).unwrap();
+    let (other, other_address) = stage.host.bind_datagram(SocketAddr::new(ip, 0), None, Token(8)).unwrap();
     stage.host.send_to(socket, other_address, &[Chunk::from(&b"1122334455"[..])], Some(2)).unwrap();
     let mut all: Vec<u8> = Vec::new();
     while all.len() < 10 {

@@ -7,8 +7,8 @@
 //! - An error names the option, the value, what is wrong with it and what to write instead.
 //! - What the options say together is checked before anything of it takes effect.
 
-mod check;
-mod forward;
+pub(crate) mod check;
+pub(crate) mod forward;
 mod net;
 mod split;
 
@@ -50,7 +50,10 @@ Network
 Forwards to guests (repeatable)
   hostfwd=[tcp|udp]:[HOSTADDR]:PORT[-LAST]-[GUESTADDR]:PORT
                                e.g. hostfwd=tcp:127.0.0.1:2222-:22, hostfwd=udp::6000-6010-10.0.2.20:6000 *,
-                               hostfwd=tcp:[::1]:8080-[fec0::15]:80 *; no HOSTADDR is 0.0.0.0, no GUESTADDR is dhcpstart
+                               hostfwd=tcp:[::1]:8080-[fec0::15]:80 *, hostfwd=tcp:%eth0:80-:80 * (by one interface only);
+                               no HOSTADDR is 0.0.0.0, no GUESTADDR is dhcpstart, PORT 0 of the host is any free one
+  hostfwd=unix:PATH-[GUESTADDR]:PORT
+                               the same from a UNIX socket, e.g. hostfwd=unix:/run/user/1000/ssh.sock-:22
 
 DHCP and DNS
   hostname=NAME                the guests' host name
@@ -66,7 +69,7 @@ DHCP and DNS
 
 Others
   id=NAME                      accepted, without effect
-  tftp=, smb=, smbserver=, guestfwd=, hostfwd=unix:
+  tftp=, smb=, smbserver=, guestfwd=
                                not built yet: refused
   * not in QEMU";
 
@@ -349,13 +352,7 @@ fn dns_server(given: &Given<'_>) -> Result<SocketAddr, OptionError> {
 
 fn host_forward(given: &Given<'_>) -> Result<HostForward, OptionError> {
     let text = given.text("hostfwd", forward::FORM)?;
-    text.parse().map_err(|error: ForwardError| match error {
-        ForwardError::Unix => OptionError::NotBuilt {
-            option: "hostfwd=unix:",
-            instead: "listen on a port of the loopback address, such as hostfwd=tcp:127.0.0.1:2222-:22",
-        },
-        error => invalid("hostfwd", text, error.to_string(), format!("hostfwd={}", forward::FORM)),
-    })
+    text.parse().map_err(|error: ForwardError| invalid("hostfwd", text, error.to_string(), format!("hostfwd={}", forward::FORM)))
 }
 
 /// Options of QEMU's that nothing here can carry out.

@@ -4,8 +4,9 @@ use std::io;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::BoundForward;
+use super::{BoundForward, ForwardId, ForwardRefused};
 use crate::capture::{CaptureError, CaptureId, CaptureInfo, Ending, Opened};
+use crate::config::HostForward;
 use crate::gateway::dhcp::Lease;
 use crate::gateway::dhcp6;
 use crate::port::{Port, PortId};
@@ -42,6 +43,8 @@ pub(super) enum Command {
     Attach { port: Box<dyn Port>, reply: oneshot::Sender<io::Result<Attachment>> },
     Detach(PortId),
     Counters(oneshot::Sender<Counters>),
+    AddForward { rule: HostForward, reply: oneshot::Sender<Result<BoundForward, ForwardRefused>> },
+    RemoveForward { id: ForwardId, flows: bool, reply: oneshot::Sender<Option<BoundForward>> },
     Forwards(oneshot::Sender<Vec<BoundForward>>),
     Flows(oneshot::Sender<Vec<FlowInfo>>),
     Leases(oneshot::Sender<Vec<Lease>>),
@@ -82,15 +85,6 @@ impl Handle {
     /// When the engine has ended.
     pub async fn counters(&self) -> Result<Counters, EngineGone> {
         self.ask(Command::Counters).await
-    }
-
-    /// The forwards, and the addresses that they are really bound to.
-    ///
-    /// # Errors
-    ///
-    /// When the engine has ended.
-    pub async fn host_forwards(&self) -> Result<Vec<BoundForward>, EngineGone> {
-        self.ask(Command::Forwards).await
     }
 
     /// All TCP connections.

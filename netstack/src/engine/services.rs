@@ -13,7 +13,7 @@ use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dhcp6::{self, Dhcp6Server};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
 use crate::host::StreamService;
-use crate::host::kernel::ServiceConnector;
+use crate::host::kernel::{ServiceConnector, ServiceStream};
 use crate::port::PortId;
 use crate::stack::{DhcpReply, DnsWayBack, Services};
 use crate::time::Instant;
@@ -44,8 +44,13 @@ impl Gateway {
         };
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
         let streams = dns.clone();
-        let connector: ServiceConnector = Box::new(move |service, guest, stream| match service {
-            StreamService::Dns => streams.stream(stream, guest).map_err(|_| io::ErrorKind::ConnectionRefused.into()),
+        let connector: ServiceConnector = Box::new(move |service, guest| {
+            let (ours, theirs) = ServiceStream::pair()?;
+            match service {
+                StreamService::Dns => streams.stream(theirs, guest).map_err(|_| io::ErrorKind::ConnectionRefused)?,
+                StreamService::GuestForward(_) | StreamService::Smb(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
+            }
+            Ok(ours)
         });
         let (dhcp, dhcp6) = (DhcpServer::new(config), Dhcp6Server::new(config));
         Ok((Self { dhcp, dhcp6, dns, names, servers }, answers, connector))

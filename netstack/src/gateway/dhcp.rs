@@ -15,7 +15,7 @@ mod leases;
 mod reply;
 mod request;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::v4::{CLIENT_PORT, MessageType, SERVER_PORT};
 
@@ -108,15 +108,23 @@ impl Refused {
     ];
 }
 
+const fn ipv4_of(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
 impl DhcpServer {
     /// A server with an empty table, or `None` where the guests have no IPv4 network.
     pub fn new(config: &Config) -> Option<Self> {
         let ipv4 = config.ipv4.as_ref()?;
+        let servers: Vec<_> = config.server_addresses().filter_map(ipv4_of).collect();
         let seconds = u32::try_from(config.dhcp.lease_time.as_secs()).unwrap_or(INFINITE);
         Some(Self {
             gateway: ipv4.gateway,
             lease_seconds: seconds.max(SHORTEST_LEASE),
-            leases: Leases::new(ipv4, &config.dhcp.static_leases),
+            leases: Leases::new(ipv4, &config.dhcp.static_leases, &servers),
             parameters: Parameters::new(config, ipv4),
         })
     }

@@ -3,20 +3,23 @@
 //! The sockets are not registered with the runtime one by one. The runtime watches the epoll descriptor alone; that saves its
 //! book-keeping for every socket, which would be larger than a flow, and a wake-up for every event (see `docs/one-epoll.md`).
 
+use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use slab::Slab;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, sys};
+use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, socket_file, sys};
 use crate::frame::{Chunk, ChunkMut};
 
 /// Events taken from the kernel at a time.
@@ -32,14 +35,61 @@ const BACKLOG: i32 = 4096;
 const SKIP: usize = 64 << 10;
 const SKIP_CHUNKS: usize = 512;
 
-/// Takes streams to services of this process: the guest's address, and the service's end.
-pub type ServiceConnector = Box<dyn FnMut(StreamService, SocketAddr, UnixStream) -> io::Result<()> + Send>;
+/// Opens streams to services of this process, on behalf of the guest at this address.
+pub type ServiceConnector = Box<dyn FnMut(StreamService, SocketAddr) -> io::Result<ServiceStream> + Send>;
+
+/// Our end of a stream to a service.
+pub struct ServiceStream {
+    end: End,
+    guard: Option<Box<dyn Any + Send>>,
+}
+
+enum End {
+    Local(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl ServiceStream {
+    /// A stream within this process: our end, and the service's, which does not block.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn pair() -> io::Result<(Self, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        theirs.set_nonblocking(true)?;
+        Ok((Self { end: End::Local(ours), guard: None }, theirs))
+    }
+
+    /// A stream whose other end needs to be TCP.
+    pub const fn tcp(stream: TcpStream) -> Self {
+        Self { end: End::Tcp(stream), guard: None }
+    }
+
+    /// Keeps `guard` until our end is closed: so a service learns of that even if it does not look at its own end.
+    #[must_use]
+    pub fn guarded(self, guard: impl Any + Send) -> Self {
+        Self { guard: Some(Box::new(guard)), ..self }
+    }
+}
+
+impl fmt::Debug for ServiceStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.end {
+            End::Local(_) => "within this process",
+            End::Tcp(_) => "TCP",
+        };
+        f.debug_struct("ServiceStream").field("kind", &kind).field("guarded", &self.guard.is_some()).finish()
+    }
+}
 
 /// Sockets of the machine that this process runs on.
 pub struct KernelHost {
     epoll: OwnedFd,
     sockets: Slab<Entry>,
     services: ServiceConnector,
+    /// What is to be dropped with a socket: what serves the other end of a stream, or the file of a listener.
+    guards: HashMap<u32, Box<dyn Any + Send>>,
     /// Whether TCP sockets know `SO_PEEK_OFF` (Linux 6.9).
     peek_offset: bool,
     skip: Vec<u8>,
@@ -59,6 +109,8 @@ enum Kind {
     /// A stream of AF_UNIX, which cannot discard without copying.
     Local,
     Listener,
+    /// A listener of AF_UNIX, at a file.
+    LocalListener,
     Datagram,
 }
 
@@ -74,6 +126,7 @@ impl KernelHost {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             sockets: Slab::new(),
             services,
+            guards: HashMap::new(),
             peek_offset: sys::set_peek_offset(probe.as_fd(), 0).is_ok(),
             skip: Vec::new(),
         })
@@ -94,6 +147,12 @@ impl KernelHost {
         epoll::add(&self.epoll, &fd, EventData::new_u64(id.into()), interest(kind))?;
         entry.insert(Entry { fd, token, kind, peek_at: None });
         Ok(SocketId(id))
+    }
+
+    fn release(&mut self, socket: SocketId) {
+        if !self.guards.is_empty() {
+            self.guards.remove(&socket.0);
+        }
     }
 
     fn entry(&self, socket: SocketId) -> io::Result<&Entry> {
@@ -139,15 +198,19 @@ fn at_end(fd: BorrowedFd<'_>) -> io::Result<usize> {
 const fn interest(kind: Kind) -> EventFlags {
     match kind {
         Kind::Tcp | Kind::Local => EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET),
-        Kind::Listener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
+        Kind::Listener | Kind::LocalListener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
     }
 }
 
-/// A socket that does not block and does not survive `exec`.
-fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+/// A socket that does not block and does not survive `exec`; one that is bound to `interface`, if one is named.
+fn new_socket(address: SocketAddr, interface: Option<&str>, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if let Some(interface) = interface {
+        // Of a user without rights the kernel takes it once, which is enough (Linux 5.7).
+        socket.bind_device(Some(interface.as_bytes()))?;
     }
     Ok(socket)
 }
@@ -170,7 +233,7 @@ impl Host for KernelHost {
     }
 
     fn connect(&mut self, remote: SocketAddr, token: Token) -> io::Result<SocketId> {
-        let socket = new_socket(remote, Type::STREAM)?;
+        let socket = new_socket(remote, None, Type::STREAM)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
         match socket.connect(&remote.into()) {
@@ -181,16 +244,31 @@ impl Host for KernelHost {
         self.add(socket.into(), Kind::Tcp, token)
     }
 
-    fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        (self.services)(service, guest, theirs)?;
-        self.add(ours.into(), Kind::Local, token)
+    fn connect_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        self.add(socket.into(), Kind::Local, token)
     }
 
-    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let socket = new_socket(address, Type::STREAM)?;
+    fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId> {
+        let ServiceStream { end, guard } = (self.services)(service, guest)?;
+        let socket = match end {
+            End::Local(stream) => {
+                stream.set_nonblocking(true)?;
+                self.add(stream.into(), Kind::Local, token)?
+            }
+            End::Tcp(stream) => {
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                self.add(stream.into(), Kind::Tcp, token)?
+            }
+        };
+        self.guards.extend(guard.map(|guard| (socket.0, guard)));
+        Ok(socket)
+    }
+
+    fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(address, interface, Type::STREAM)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -198,13 +276,25 @@ impl Host for KernelHost {
         Ok((self.add(socket.into(), Kind::Listener, token)?, bound))
     }
 
+    fn listen_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId> {
+        // Who may connect is for the umask to say, as for every other file that a user makes.
+        let (socket, file) = socket_file::listen(path, None, BACKLOG)?;
+        let id = self.add(socket.into(), Kind::LocalListener, token)?;
+        self.guards.insert(id.0, Box::new(file));
+        Ok(id)
+    }
+
     fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let (socket, from) = SockRef::from(&self.fd(listener)?).accept()?;
+        let Entry { fd, kind, .. } = self.entry(listener)?;
+        let kind = if *kind == Kind::LocalListener { Kind::Local } else { Kind::Tcp };
+        let (socket, from) = SockRef::from(fd).accept()?;
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_out_of_band_inline(true)?;
+        if kind == Kind::Tcp {
+            socket.set_tcp_nodelay(true)?;
+            socket.set_out_of_band_inline(true)?;
+        }
         let from = from.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
-        Ok((self.add(socket.into(), Kind::Tcp, token)?, from))
+        Ok((self.add(socket.into(), kind, token)?, from))
     }
 
     fn set_token(&mut self, socket: SocketId, token: Token) {
@@ -277,8 +367,8 @@ impl Host for KernelHost {
         SockRef::from(&self.fd(stream)?).shutdown(std::net::Shutdown::Write)
     }
 
-    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
-        let socket = new_socket(local, Type::DGRAM)?;
+    fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+        let socket = new_socket(local, interface, Type::DGRAM)?;
         socket.bind(&local.into())?;
         // Older kernels know no GRO for UDP; then datagrams come one by one.
         let _ = sys::set_udp_gro(socket.as_fd());
@@ -297,12 +387,14 @@ impl Host for KernelHost {
     fn close(&mut self, socket: SocketId) {
         // Closing takes it out of the epoll instance.
         self.sockets.try_remove(socket.0 as usize);
+        self.release(socket);
     }
 
     fn reset(&mut self, stream: SocketId) {
         if let Some(entry) = self.sockets.try_remove(stream.0 as usize) {
             let _ = SockRef::from(&entry.fd).set_linger(Some(std::time::Duration::ZERO));
         }
+        self.release(stream);
     }
 }
 
@@ -332,7 +424,7 @@ mod tests {
     /// A host with one stream, and the stream's other end.
     fn connected(peek_offset: bool) -> (KernelHost, SocketId, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut host = KernelHost::new(Box::new(|_, _, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
+        let mut host = KernelHost::new(Box::new(|_, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
         host.peek_offset &= peek_offset;
         let stream = host.connect(listener.local_addr().unwrap(), TOKEN).unwrap();
         (host, stream, listener.accept().unwrap().0)
@@ -407,5 +499,45 @@ mod tests {
         assert!(room.free >= room.capacity / 3, "{room:?}");
         host.close(stream);
         reader.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_local_socket_whose_backlog_is_full_would_block_and_another_path_has_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let mut host = KernelHost::new(Box::new(|_, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let first = host.connect_local(&path, TOKEN).unwrap();
+        assert_eq!(host.connect_local(&path, TOKEN).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (mut peer, _) = listener.accept().unwrap();
+        host.connect_local(&path, TOKEN).unwrap();
+
+        peer.write_all(b"hello").unwrap();
+        readable(&mut host);
+        assert_eq!(peek(&mut host, first, 0).unwrap(), b"hello");
+        drop(listener);
+        assert_eq!(host.connect_local(&path, TOKEN).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let nowhere = host.connect_local(&directory.path().join("nowhere"), TOKEN).unwrap_err();
+        assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_guard_goes_with_our_end_of_its_stream() {
+        let (guard, watched) = std::sync::mpsc::channel::<()>();
+        let mut given = Some(guard);
+        let mut host = KernelHost::new(Box::new(move |_, _| {
+            let (ours, _) = ServiceStream::pair()?;
+            Ok(ours.guarded(given.take()))
+        }))
+        .unwrap();
+        let guest = "10.0.2.15:1".parse().unwrap();
+        let guarded = host.open_service(StreamService::Dns, guest, TOKEN).unwrap();
+        let other = host.open_service(StreamService::Dns, guest, TOKEN).unwrap();
+        host.reset(other);
+        assert_eq!(watched.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+        host.close(guarded);
+        assert_eq!(watched.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
     }
 }

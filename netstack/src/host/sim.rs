@@ -23,6 +23,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,8 +51,10 @@ pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 pub struct Calls {
     pub events: u64,
     pub connect: u64,
+    pub connect_local: u64,
     pub open_service: u64,
     pub listen: u64,
+    pub listen_local: u64,
     pub accept: u64,
     pub set_token: u64,
     pub take_error: u64,
@@ -72,8 +75,10 @@ impl Calls {
     /// All calls but those of [`Host::events`], which only asks whether there is news.
     pub const fn about_sockets(&self) -> u64 {
         self.connect
+            + self.connect_local
             + self.open_service
             + self.listen
+            + self.listen_local
             + self.accept
             + self.set_token
             + self.take_error
@@ -96,6 +101,7 @@ impl Calls {
 #[expect(missing_docs, reason = "each variant has the name of its method")]
 pub enum Operation {
     Connect,
+    ConnectLocal,
     OpenService,
     Listen,
     Accept,
@@ -123,6 +129,7 @@ pub struct SimHost {
     news: VecDeque<SocketId>,
     servers: HashMap<SocketAddr, Server>,
     services: HashMap<StreamService, Server>,
+    local_servers: HashMap<PathBuf, Server>,
     elsewhere: Server,
     expected: Option<Server>,
     udp_servers: HashMap<SocketAddr, UdpServer>,
@@ -171,6 +178,7 @@ impl SimHost {
             news: VecDeque::new(),
             servers: HashMap::new(),
             services: HashMap::new(),
+            local_servers: HashMap::new(),
             elsewhere: Server::refusing(),
             expected: None,
             udp_servers: HashMap::new(),
@@ -202,6 +210,11 @@ impl SimHost {
     /// Offers a service to [`Host::open_service`].
     pub fn serve_service(&mut self, service: StreamService, server: Server) {
         self.services.insert(service, server);
+    }
+
+    /// Puts a server behind the path of a socket. At other paths there is none.
+    pub fn serve_local(&mut self, path: impl Into<PathBuf>, server: Server) {
+        self.local_servers.insert(path.into(), server);
     }
 
     /// Makes the next `times` calls of `operation` fail with `errno`.
@@ -343,9 +356,20 @@ impl SimHost {
     fn port_of(&self, socket: &Socket) -> u16 {
         match socket {
             Socket::Stream(id) => self.connections[id.0].local().port(),
-            Socket::Listener(listener) => listener.address.port(),
+            Socket::Listener(listener) => listener.port(),
             Socket::Datagram(socket) => socket.local.port(),
         }
+    }
+
+    /// Opens a stream that is connected from the beginning and has no address of its own.
+    fn open_within(&mut self, local: SocketAddr, server: &Server, token: Token) -> SocketId {
+        let id = ConnectionId(self.connections.len());
+        let within = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        self.connections.push(Connection::established(id, local, within, server, self.now));
+        let socket = self.open(token, Socket::Stream(id));
+        self.connections[id.0].socket = Some(socket);
+        self.touched.push_back(id);
+        socket
     }
 
     fn room_for_a_socket(&self) -> io::Result<()> {
@@ -443,6 +467,18 @@ impl Host for SimHost {
         Ok(socket)
     }
 
+    fn connect_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId> {
+        self.calls.connect_local += 1;
+        self.check_fault(Operation::ConnectLocal)?;
+        self.room_for_a_socket()?;
+        let server = self.expected.take().or_else(|| self.local_servers.get(path).copied());
+        let server = server.ok_or_else(|| errno(libc::ENOENT))?;
+        if let Some(number) = server.refusal() {
+            return Err(errno(number));
+        }
+        Ok(self.open_within(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), &server, token))
+    }
+
     fn open_service(&mut self, service: StreamService, guest: SocketAddr, token: Token) -> io::Result<SocketId> {
         self.calls.open_service += 1;
         self.check_fault(Operation::OpenService)?;
@@ -450,20 +486,22 @@ impl Host for SimHost {
         let Some(server) = server.filter(|server| !server.refuses_at_once()) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
-        let id = ConnectionId(self.connections.len());
-        let within = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        self.connections.push(Connection::established(id, guest, within, &server, self.now));
-        let socket = self.open(token, Socket::Stream(id));
-        self.connections[id.0].socket = Some(socket);
-        self.touched.push_back(id);
-        Ok(socket)
+        Ok(self.open_within(guest, &server, token))
     }
 
-    fn listen(&mut self, address: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+    fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
         self.calls.listen += 1;
         self.check_fault(Operation::Listen)?;
         self.room_for_a_socket()?;
+        check_interface(interface)?;
         self.bind_listener(address, token)
+    }
+
+    fn listen_local(&mut self, path: &Path, token: Token) -> io::Result<SocketId> {
+        self.calls.listen_local += 1;
+        self.check_fault(Operation::Listen)?;
+        self.room_for_a_socket()?;
+        self.bind_local_listener(path, token)
     }
 
     fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)> {
@@ -518,10 +556,11 @@ impl Host for SimHost {
         self.stream(stream).shutdown_write()
     }
 
-    fn bind_datagram(&mut self, local: SocketAddr, token: Token) -> io::Result<(SocketId, SocketAddr)> {
+    fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
         self.calls.bind_datagram += 1;
         self.check_fault(Operation::BindDatagram)?;
         self.room_for_a_socket()?;
+        check_interface(interface)?;
         self.bind_datagram_socket(local, token)
     }
 
@@ -565,6 +604,11 @@ fn own_address(remote: IpAddr) -> IpAddr {
         IpAddr::V6(ip) if ip.is_loopback() => Ipv6Addr::LOCALHOST.into(),
         IpAddr::V6(_) => HOST_V6.into(),
     }
+}
+
+/// The simulated host has no other interfaces.
+fn check_interface(interface: Option<&str>) -> io::Result<()> {
+    if interface.is_none_or(|name| matches!(name, "lo" | "eth0")) { Ok(()) } else { Err(errno(libc::ENODEV)) }
 }
 
 /// Sebastiano Vigna's SplitMix64: enough for a simulation, and the same everywhere.

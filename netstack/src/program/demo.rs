@@ -12,7 +12,7 @@ mod steps;
 mod transfer;
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ pub fn part(size: u32, mtu: u16) -> Result<Part, Failure> {
 
 /// A free port of the host that leads to the guest.
 fn forward(protocol: Protocol) -> HostForward {
-    HostForward { protocol, host: IpAddr::from(Ipv4Addr::LOCALHOST), host_port: 0, count: 1, guest: None, guest_port: GUEST_PORT }
+    HostForward::of_port(protocol, (Ipv4Addr::LOCALHOST, 0).into(), GUEST_PORT)
 }
 
 /// The guest.
@@ -145,12 +145,13 @@ async fn watch(child: &Child, handle: Handle, tap: Tap, size: u64) -> Result<Vec
             }
             Message::Serving => {
                 for forward in &forwards {
-                    let (name, check): (_, fn(SocketAddr) -> io::Result<String>) = match forward.protocol {
+                    let (name, check): (_, fn(SocketAddr) -> io::Result<String>) = match forward.host.protocol() {
                         Protocol::Tcp => ("TCP from the host to the guest", tcp_to_guest),
                         Protocol::Udp => ("UDP from the host to the guest", udp_to_guest),
                     };
                     progress.begin(name.to_owned());
-                    steps.push(from_host(name, forward.address, check).await);
+                    let Some(address) = forward.host.address() else { continue };
+                    steps.push(from_host(name, address, check).await);
                     progress.end();
                 }
                 let _ = child.link.send(b"done", None);

@@ -165,7 +165,7 @@ fn headless(scene: &Scene) -> HashSet<Key> {
             }
         }
         if let Key::Udp { port, guest, .. } = key {
-            let forwarded = || scene.config.host_forwards.iter().any(|rule| rule.protocol == Protocol::Udp);
+            let forwarded = || scene.config.host_forwards.iter().any(|rule| rule.host.protocol() == Protocol::Udp);
             if packet.direction == Direction::FromGuest {
                 sockets.insert((*port, *guest));
             } else if !sockets.contains(&(*port, *guest)) && !forwarded() {

@@ -4,7 +4,7 @@
 //! Each turn has one time, as there.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 
@@ -16,7 +16,7 @@ use crate::gateway::dhcp6::Dhcp6Server;
 use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::port::{Egress, Halves, Ingress, PortId, Sent};
-use crate::stack::{Context, Counters, DhcpReply, DnsWayBack, Services, Stack};
+use crate::stack::{Context, Counters, DhcpReply, DnsWayBack, Listen, Services, Stack};
 use crate::switch::{Forwarding, Switch};
 use crate::time::Instant;
 
@@ -104,7 +104,8 @@ impl Stage {
         let mut host = SimHost::new(seed);
         let mut forwards = forwards(config);
         for forward in &mut forwards {
-            forward.host = stack.forward(&mut host, forward.protocol, forward.host, forward.guest)?;
+            let listen = Listen::Port(forward.protocol, forward.host, None);
+            forward.host = stack.forward(&mut host, listen, forward.guest)?.1.unwrap_or(forward.host);
         }
         let services = VirtualServices {
             dhcp: DhcpServer::new(config),
@@ -228,13 +229,14 @@ pub(super) struct Forward {
 fn forwards(config: &Config) -> Vec<Forward> {
     let default = config.ipv4.as_ref().map(|ipv4| ipv4.dhcp_start.into());
     let each = |rule: &HostForward| {
-        let rule = rule.clone();
-        let guest = rule.guest.or(default);
-        (0..rule.count).filter_map(move |n| {
+        let (protocol, guest, guest_port) = (rule.host.protocol(), rule.guest.or(default), rule.guest_port);
+        // A recording has nothing of where clients of UNIX sockets connect; to the guest they are like those of a port of the loopback.
+        let host = rule.host.address().unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
+        (0..rule.host.count()).filter_map(move |n| {
             Some(Forward {
-                protocol: rule.protocol,
-                host: (rule.host, rule.host_port.checked_add(n)?).into(),
-                guest: (guest?, rule.guest_port.checked_add(n)?).into(),
+                protocol,
+                host: (host.ip(), host.port().checked_add(n)?).into(),
+                guest: (guest?, guest_port.checked_add(n)?).into(),
             })
         })
     };

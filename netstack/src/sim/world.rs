@@ -11,7 +11,7 @@ use crate::frame::{FrameMeta, Offloads};
 use crate::host::Event;
 use crate::host::sim::SimHost;
 use crate::port::PortId;
-use crate::stack::{Context, Counters, DnsWayBack, Stack};
+use crate::stack::{Context, Counters, DnsWayBack, ForwardSocket, Listen, Stack};
 use crate::time::{Duration, Instant};
 
 use super::guest::{Addresses, Guest};
@@ -221,10 +221,22 @@ impl World {
 
     /// Forwards a port of the host to a port of a guest.
     pub fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
-        self.stack.forward(&mut self.host, protocol, host, guest).unwrap();
+        self.add_forward(Listen::Port(protocol, host, None), guest);
         // What the stack said when it began is not part of any story.
         self.settle();
         self.inbox.clear();
+    }
+
+    /// Forwards what comes to a socket of the host to a port of a guest, while everything goes on.
+    pub fn add_forward(&mut self, listen: Listen<'_>, guest: SocketAddr) -> ForwardSocket {
+        self.stack.forward(&mut self.host, listen, guest).unwrap().0
+    }
+
+    /// Ends a forward; with `flows`, the connections that came by it too.
+    pub fn end_forward(&mut self, forward: ForwardSocket, flows: bool) -> bool {
+        let was_there = self.stack.end_forward(context!(self), forward, flows);
+        self.settle();
+        was_there
     }
 
     /// The answer to a DNS question is there.

@@ -70,6 +70,8 @@ counters! {
     tcp_limit_opening,
     /// Refused: the host had no descriptor, port or memory for a TCP connection.
     tcp_limit_host,
+    /// Refused: as many commands of forwards from guests as `Limits::guest_forward_commands` allows.
+    tcp_limit_commands,
     /// TCP segments from guests that were out of order or had been seen before.
     tcp_out_of_order,
     /// TCP segments from guests that no open window allows.
@@ -130,7 +132,7 @@ macro_rules! refusals {
 const REFUSALS: &[Refusal] = refusals! {
     drop_malformed drop_checksum drop_fragment drop_protocol drop_source drop_destination drop_no_flow drop_host_send dhcp_refused
     dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening tcp_limit_host tcp_out_of_order tcp_out_of_window
-    tcp_limit_held udp_limit_mappings udp_limit_host drop_port_full drop_too_large
+    tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host drop_port_full drop_too_large
 };
 
 impl Counters {

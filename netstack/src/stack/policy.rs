@@ -10,10 +10,15 @@
 //!    purpose (forwards of guests, files to boot from) is looked up before it, for to name it is to allow it.
 //! 4. What is left goes where the addresses say: to a virtual host, to the host's loopback, or out.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod servers;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use self::servers::Servers;
 use crate::addr::MacAddr;
 use crate::config::Config;
+use crate::host::StreamService;
 
 /// What a guest attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,10 @@ pub(crate) enum Verdict {
     Host(SocketAddr),
     /// The virtual host that was asked answers by itself: an echo.
     Here,
+    /// It goes to the socket of AF_UNIX with this number, see [`Policy::local_path`]. TCP only.
+    Local(u16),
+    /// It goes to a service of this process. TCP only.
+    Service(StreamService),
     /// It goes to the DNS forwarder.
     Dns,
     /// It goes to the DHCP server.
@@ -79,6 +88,7 @@ pub(crate) struct Policy {
     gateways: [Option<IpAddr>; 3],
     dns: [Option<IpAddr>; 2],
     networks: [Option<ipnet::IpNet>; 2],
+    servers: Servers,
     restrict: bool,
     host_loopback: bool,
 }
@@ -100,6 +110,7 @@ impl Policy {
             gateways: [v4.map(|c| c.gateway.into()), v6.map(|c| c.gateway.into()), v6.map(|_| LINK_LOCAL_GATEWAY.into())],
             dns: [v4.map(|c| c.dns.into()), v6.map(|c| c.dns.into())],
             networks: [v4.map(|c| c.net.into()), v6.map(|c| c.prefix.into())],
+            servers: Servers::new(config),
             restrict: config.restrict,
             host_loopback: config.host_loopback,
         }
@@ -114,6 +125,11 @@ impl Policy {
         if self.is_directed_broadcast(ip) || !is_global_unicast(ip) && !self.is_gateway(ip) {
             return Verdict::Nowhere;
         }
+        if attempt.traffic == Traffic::Tcp
+            && let Some(verdict) = self.servers.behind(attempt.destination)
+        {
+            return verdict;
+        }
         if self.forbids(attempt) {
             return Verdict::Forbidden;
         }
@@ -125,6 +141,9 @@ impl Policy {
         }
         if self.is_gateway(ip) {
             return if self.host_loopback { Verdict::Host(SocketAddr::new(loopback_like(ip), port)) } else { Verdict::Forbidden };
+        }
+        if self.servers.has(ip) {
+            return Verdict::Closed;
         }
         if self.is_on_link(ip) {
             // A guest asks its link for such an address; one that asks the gateway has found nobody there.
@@ -159,7 +178,7 @@ impl Policy {
     /// be shown it, for want of a gateway in that family.
     pub(crate) fn as_seen_by_guest(&self, ip: IpAddr) -> Option<IpAddr> {
         let ip = ip.to_canonical();
-        let ours = self.is_gateway(ip) || self.is_dns(ip) || self.is_on_link(ip);
+        let ours = self.is_virtual_host(ip) || self.is_on_link(ip);
         // A guest would look for an address of the host's link on its own.
         let link_local = match ip {
             IpAddr::V4(v4) => v4.is_link_local(),
@@ -175,12 +194,18 @@ impl Policy {
 
     /// Whether this is one of the virtual hosts.
     pub(crate) fn is_virtual_host(&self, ip: IpAddr) -> bool {
-        self.is_gateway(ip) || self.is_dns(ip)
+        self.is_gateway(ip) || self.is_dns(ip) || self.servers.has(ip)
     }
 
     /// Whether this is the card of one of the virtual hosts.
     pub(crate) fn is_virtual_host_mac(&self, mac: MacAddr) -> bool {
-        self.gateways.iter().chain(&self.dns).flatten().any(|ip| MacAddr::of_virtual_host(*ip) == mac)
+        let fixed = self.gateways.iter().chain(&self.dns).flatten().any(|ip| MacAddr::of_virtual_host(*ip) == mac);
+        fixed || self.servers.has_card(mac)
+    }
+
+    /// The path of a [`Verdict::Local`].
+    pub(crate) fn local_path(&self, number: u16) -> Option<&Path> {
+        self.servers.path(number)
     }
 
     /// Whether a guest may have this address.
@@ -244,6 +269,7 @@ const fn loopback_like(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{GuestForward, GuestTarget, SmbConfig};
 
     /// What becomes of what a guest, in the family of `to`, sends there.
     fn verdict(policy: &Policy, attempt: fn(SocketAddr, SocketAddr) -> Attempt, to: &str) -> Verdict {
@@ -354,5 +380,52 @@ mod tests {
         for to in ["192.0.2.1", "10.0.2.77", "2001:db8::1"] {
             assert_eq!(echo(&policy, to), Verdict::Forbidden, "{to}");
         }
+    }
+
+    fn served(restrict: bool) -> Policy {
+        let forward =
+            |server: Option<&str>, port, target| GuestForward { server: server.map(|ip| ip.parse().unwrap()), port, target };
+        Policy::new(&Config {
+            restrict,
+            host_loopback: false,
+            guest_forwards: vec![
+                forward(None, 80, GuestTarget::Tcp("127.0.0.1:8080".parse().unwrap())),
+                forward(None, 81, GuestTarget::Unix("/run/a".into())),
+                forward(Some("fec0::9"), 80, GuestTarget::Unix("/run/b".into())),
+                forward(Some("10.0.2.100"), 7, GuestTarget::Command("cat".to_owned())),
+            ],
+            smb: Some(SmbConfig::default()),
+            ..Config::default()
+        })
+    }
+
+    #[test]
+    fn forwards_from_guests_lead_where_they_say_whatever_else_is_allowed() {
+        for restrict in [false, true] {
+            let policy = served(restrict);
+            assert_eq!(tcp(&policy, "10.0.2.4:80"), Verdict::Host("127.0.0.1:8080".parse().unwrap()));
+            assert_eq!(tcp(&policy, "10.0.2.4:81"), Verdict::Local(0));
+            assert_eq!(tcp(&policy, "[fec0::9]:80"), Verdict::Local(1));
+            assert_eq!((policy.local_path(1), policy.local_path(2)), (Some(Path::new("/run/b")), None));
+            assert_eq!(tcp(&policy, "10.0.2.100:7"), Verdict::Service(StreamService::GuestForward(3)));
+            assert_eq!(tcp(&policy, "10.0.2.4:445"), Verdict::Service(StreamService::Smb(445)));
+            assert_eq!(udp(&policy, "10.0.2.4:80"), if restrict { Verdict::Forbidden } else { Verdict::Closed });
+            assert_eq!(echo(&policy, "10.0.2.4"), Verdict::Here);
+        }
+    }
+
+    #[test]
+    fn the_hosts_of_forwards_from_guests_are_there_and_serve_nothing_else() {
+        let policy = served(false);
+        for (ip, mac) in [("10.0.2.4", "52:55:0a:00:02:04"), ("10.0.2.100", "52:55:0a:00:02:64")] {
+            assert!(policy.is_virtual_host(ip.parse().unwrap()) && policy.is_virtual_host_mac(mac.parse().unwrap()));
+            assert!(!policy.is_guest_address(ip.parse().unwrap()));
+            assert_eq!(tcp(&policy, &format!("{ip}:22")), Verdict::Closed);
+            assert_eq!(udp(&policy, &format!("{ip}:80")), Verdict::Closed);
+        }
+        assert!(policy.is_virtual_host("fec0::9".parse().unwrap()));
+        let without = Policy::new(&Config::default());
+        assert!(!without.is_virtual_host("10.0.2.4".parse().unwrap()));
+        assert!(!without.is_virtual_host_mac("52:55:0a:00:02:04".parse().unwrap()));
     }
 }

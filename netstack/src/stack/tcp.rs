@@ -70,6 +70,10 @@ pub(crate) struct Relay {
     partings: HashMap<PortId, Vec<Parting>, Keyed>,
     parting: Vec<Parting>,
     listeners: Slab<Listener>,
+    /// The generation of the listener that was added last.
+    listened: u32,
+    /// Where the search for a port begins that a client without one is shown with.
+    client_port: u16,
     /// Flows that are not open yet.
     opening: usize,
     /// Bytes held in all flows together.
@@ -82,6 +86,8 @@ pub(crate) struct Relay {
 /// A forward's listening socket.
 #[derive(Debug)]
 struct Listener {
+    /// Tells this listener from earlier ones in the same place, and its flows from others: never 0.
+    generation: u32,
     socket: SocketId,
     guest: SocketAddr,
     /// When accepting is tried again without an event.
@@ -109,6 +115,8 @@ impl Relay {
             partings: HashMap::with_hasher(hash),
             parting: Vec::new(),
             listeners: Slab::new(),
+            listened: 0,
+            client_port: open::CLIENT_PORTS,
             opening: 0,
             held: 0,
             isn_key,

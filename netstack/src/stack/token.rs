@@ -11,12 +11,12 @@ pub(crate) enum Owner {
     TcpRetransmit { id: u32 },
     /// Likewise its expiry timer.
     TcpExpire { id: u32 },
-    /// A listening socket of a forward.
-    TcpListener { id: u32 },
+    /// A listening socket of a forward, and the timer of its next attempt to accept.
+    TcpListener { id: u32, generation: u32 },
     /// The socket of a UDP mapping, and its expiry timer.
     UdpMapping { id: u32, generation: u32 },
-    /// The socket of a UDP forward.
-    UdpForward { id: u32 },
+    /// The socket of a UDP forward, and the timer of its next look for the guest.
+    UdpForward { id: u32, generation: u32 },
     /// The expiry timer of a client of a UDP forward.
     UdpClient { id: u32, generation: u32 },
     /// The timer of unsolicited router advertisements.
@@ -29,9 +29,9 @@ impl Owner {
             Self::TcpFlow { id, generation } => (1, id, generation),
             Self::TcpRetransmit { id } => (2, id, 0),
             Self::TcpExpire { id } => (3, id, 0),
-            Self::TcpListener { id } => (4, id, 0),
+            Self::TcpListener { id, generation } => (4, id, generation),
             Self::UdpMapping { id, generation } => (5, id, generation),
-            Self::UdpForward { id } => (6, id, 0),
+            Self::UdpForward { id, generation } => (6, id, generation),
             Self::UdpClient { id, generation } => (7, id, generation),
             Self::RouterAdvertisement => (8, 0, 0),
         };
@@ -45,9 +45,9 @@ impl Owner {
             1 => Self::TcpFlow { id, generation },
             2 => Self::TcpRetransmit { id },
             3 => Self::TcpExpire { id },
-            4 => Self::TcpListener { id },
+            4 => Self::TcpListener { id, generation },
             5 => Self::UdpMapping { id, generation },
-            6 => Self::UdpForward { id },
+            6 => Self::UdpForward { id, generation },
             7 => Self::UdpClient { id, generation },
             8 => Self::RouterAdvertisement,
             _ => return None,
@@ -65,9 +65,9 @@ mod tests {
             Owner::TcpFlow { id: u32::MAX, generation: 0xff_ffff },
             Owner::TcpRetransmit { id: 1 },
             Owner::TcpExpire { id: 0 },
-            Owner::TcpListener { id: 7 },
+            Owner::TcpListener { id: 7, generation: 1 },
             Owner::UdpMapping { id: 8, generation: 9 },
-            Owner::UdpForward { id: 10 },
+            Owner::UdpForward { id: 10, generation: 0xff_ffff },
             Owner::UdpClient { id: 3, generation: 4 },
             Owner::RouterAdvertisement,
         ] {

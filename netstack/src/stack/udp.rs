@@ -47,8 +47,8 @@ pub(crate) struct Nat {
     ready: VecDeque<Owner>,
     /// Sockets whose datagrams wait until a full port has room.
     blocked: HashMap<PortId, Vec<Owner>, Keyed>,
-    /// Forwards whose datagrams wait until the station of their guest is known.
-    seeking: HashMap<IpAddr, Vec<u32>, Keyed>,
+    /// Forwards whose datagrams wait until the station of their guest is known, by number and generation.
+    seeking: HashMap<IpAddr, Vec<(u32, u32)>, Keyed>,
     full_cone: bool,
 }
 
@@ -64,13 +64,27 @@ impl Nat {
         }
     }
 
-    /// Adds a forward: datagrams to `socket` go to `guest`.
+    /// Adds a forward: datagrams to the socket that `bind` makes go to `guest`. Returns who owns it, and where it is bound.
     pub(crate) fn add_forward(
         &mut self,
         bind: impl FnOnce(Owner) -> io::Result<(SocketId, SocketAddr)>,
         guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
+    ) -> io::Result<(Owner, SocketAddr)> {
         self.forwards.add(bind, guest)
+    }
+
+    /// Ends a forward, for its clients too. Returns whether there was such a forward.
+    pub(crate) fn remove_forward(&mut self, cx: &mut Context<'_>, id: u32, generation: u32) -> bool {
+        let Some(forward) = self.forwards.remove(id, generation) else { return false };
+        let guest = forward.guest.ip();
+        if let Some(waiting) = self.seeking.get_mut(&guest) {
+            waiting.retain(|other| *other != (id, generation));
+            if waiting.is_empty() {
+                self.seeking.remove(&guest);
+            }
+        }
+        cx.host.close(forward.socket);
+        true
     }
 
     /// Takes a datagram from a guest.
@@ -108,7 +122,10 @@ impl Nat {
                 shared.counters.drop_destination += 1;
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Port);
             }
-            Verdict::Forbidden | Verdict::Here | Verdict::Nowhere => shared.counters.drop_destination += 1,
+            // Neither `Here` nor the last two are said of UDP.
+            Verdict::Forbidden | Verdict::Nowhere | Verdict::Here | Verdict::Local(_) | Verdict::Service(_) => {
+                shared.counters.drop_destination += 1;
+            }
         }
     }
 
@@ -165,8 +182,8 @@ impl Nat {
     /// The station of an address is known now: datagrams for it can be delivered.
     pub(crate) fn neighbour_found(&mut self, ip: IpAddr) {
         if !self.seeking.is_empty() {
-            for id in self.seeking.remove(&ip).into_iter().flatten() {
-                self.enqueue(Owner::UdpForward { id });
+            for (id, generation) in self.seeking.remove(&ip).into_iter().flatten() {
+                self.enqueue(Owner::UdpForward { id, generation });
             }
         }
     }
@@ -184,13 +201,14 @@ impl Nat {
         if std::mem::replace(queued, true) {
             return;
         }
-        let Self { blocked, mappings, .. } = self;
+        let Self { blocked, mappings, forwards, .. } = self;
         let waiting = blocked.entry(port).or_default();
         waiting.push(owner);
-        // Mappings end and others begin while a guest takes nothing: those that are gone must not pile up.
-        if waiting.len() > 64 + 2 * mappings.len() {
+        // Mappings and forwards end and others begin while a guest takes nothing: those that are gone must not pile up.
+        if waiting.len() > 64 + 2 * (mappings.len() + forwards.len()) {
             waiting.retain(|owner| match *owner {
                 Owner::UdpMapping { id, generation } => mappings.get(id, generation).is_some(),
+                Owner::UdpForward { id, generation } => forwards.get(id, generation).is_some(),
                 _ => true,
             });
         }
@@ -200,7 +218,7 @@ impl Nat {
     fn queued(&mut self, owner: Owner) -> Option<&mut bool> {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get_mut(id, generation).map(|mapping| &mut mapping.queued),
-            Owner::UdpForward { id } => self.forwards.get_mut(id).map(|forward| &mut forward.queued),
+            Owner::UdpForward { id, generation } => self.forwards.get_mut(id, generation).map(|forward| &mut forward.queued),
             _ => None,
         }
     }
@@ -234,7 +252,7 @@ impl Nat {
     fn socket(&self, owner: Owner) -> Option<SocketId> {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get(id, generation).map(|mapping| mapping.socket),
-            Owner::UdpForward { id } => self.forwards.get(id).map(|forward| forward.socket),
+            Owner::UdpForward { id, generation } => self.forwards.get(id, generation).map(|forward| forward.socket),
             _ => None,
         }
     }
@@ -247,11 +265,11 @@ impl Nat {
                 Some(mapping) => (mapping.guest, mapping.station),
                 None => return Turn::Done,
             },
-            Owner::UdpForward { id } => {
-                let Some(guest) = self.forwards.get(id).map(|forward| forward.guest) else { return Turn::Done };
+            Owner::UdpForward { id, generation } => {
+                let Some(guest) = self.forwards.get(id, generation).map(|forward| forward.guest) else { return Turn::Done };
                 match shared.neighbours.station(cx.now, guest.ip()) {
                     Some(station) => (guest, station),
-                    None => return self.seek(cx, shared, id, guest.ip()),
+                    None => return self.seek(cx, shared, (id, generation), guest.ip()),
                 }
             }
             _ => return Turn::Done,
@@ -262,28 +280,29 @@ impl Nat {
     }
 
     /// The guest of a forward is not known yet: it is asked for, and the datagrams wait in the socket, as RFC 1122 section 2.3.2.2 asks.
-    fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, forward: u32, guest: IpAddr) -> Turn {
+    fn seek(&mut self, cx: &mut Context<'_>, shared: &mut Shared, forward: (u32, u32), guest: IpAddr) -> Turn {
         let waiting = self.seeking.entry(guest).or_default();
         if !waiting.contains(&forward) {
             waiting.push(forward);
         }
         shared.solicit(cx, guest);
-        if let Some(state) = self.forwards.get_mut(forward)
+        let (id, generation) = forward;
+        if let Some(state) = self.forwards.get_mut(id, generation)
             && !std::mem::replace(&mut state.seeks, true)
         {
-            shared.wheel.set(cx.now + SOLICITATION_INTERVAL, Owner::UdpForward { id: forward });
+            shared.wheel.set(cx.now + SOLICITATION_INTERVAL, Owner::UdpForward { id, generation });
         }
         Turn::Done
     }
 
     /// It is time to ask for the guest of a forward again, if it was not found meanwhile. The next datagram cannot be waited for: a socket
     /// that is full takes none, and tells of none.
-    pub(crate) fn seek_again(&mut self, forward: u32) {
-        let Some(state) = self.forwards.get_mut(forward) else { return };
+    pub(crate) fn seek_again(&mut self, id: u32, generation: u32) {
+        let Some(state) = self.forwards.get_mut(id, generation) else { return };
         state.seeks = false;
         let guest = state.guest.ip();
-        if self.seeking.get(&guest).is_some_and(|waiting| waiting.contains(&forward)) {
-            self.enqueue(Owner::UdpForward { id: forward });
+        if self.seeking.get(&guest).is_some_and(|waiting| waiting.contains(&(id, generation))) {
+            self.enqueue(Owner::UdpForward { id, generation });
         }
     }
 
@@ -296,7 +315,7 @@ impl Nat {
                 let seen = shared.policy.as_seen_by_guest(from.ip()).filter(|ip| ip.is_ipv4() == cx.guest.is_ipv4());
                 seen.filter(|_| admitted).map(|ip| SocketAddr::new(ip, from.port()))
             }
-            Owner::UdpForward { id } => self.forwards.admit(cx.now, shared, id, cx.port, from),
+            Owner::UdpForward { id, .. } => self.forwards.admit(cx.now, shared, id, cx.port, from),
             _ => None,
         };
         if seen.is_none() {

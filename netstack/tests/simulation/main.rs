@@ -7,7 +7,9 @@
 mod chaos;
 mod closing;
 mod download;
+mod forwards;
 mod found;
+mod guest_forwards;
 mod hostile;
 mod inbound;
 mod leaving;

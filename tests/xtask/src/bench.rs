@@ -5,6 +5,7 @@ mod cell;
 pub(crate) mod load;
 mod netns;
 mod report;
+mod services;
 mod stack;
 
 use std::process::ExitCode;
@@ -24,6 +25,10 @@ pub(crate) enum Bench {
     ///
     /// Each recording is a file of up to some gigabytes, which is removed at once. Needs root, as `bench netns`.
     Capture(capture::Options),
+    /// What was asked of each service, and what it reaches.
+    ///
+    /// Needs root, as `bench netns`.
+    Services(services::Options),
     /// A virtual machine: time to its first instruction and its first lease, its memory, and TCP through each network card.
     ///
     /// Needs /dev/kvm.
@@ -35,6 +40,7 @@ pub(crate) fn run(bench: Bench) -> Result<ExitCode> {
     match bench {
         Bench::Netns(options) => netns::run(options),
         Bench::Capture(options) => capture::run(&options),
+        Bench::Services(options) => services::run(&options),
         Bench::Vmm => vmm(),
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn forwarding() -> (Config, u16) {
     // Free a moment ago; the kernel does not hand it out again soon.
     let host_port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     let host = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let forward = HostForward { protocol: Protocol::Tcp, host, host_port, count: 1, guest: None, guest_port: PORT };
+    let forward = HostForward::of_port(Protocol::Tcp, SocketAddr::new(host, host_port), PORT);
     (Config { host_forwards: vec![forward], ..Config::default() }, host_port)
 }
 

@@ -74,7 +74,7 @@ fn judge_options(text: &str) {
     assert!(config.ipv4.is_some() || config.ipv6.is_some(), "guests without a network");
     assert!((68..=65520).contains(&config.mtu));
     for forward in &config.host_forwards {
-        assert!(forward.count >= 1 && forward.guest_port >= 1, "{forward:?}");
+        assert!(forward.host.count() >= 1 && forward.guest_port >= 1, "{forward:?}");
         judge_round_trip::<HostForward>(&forward.to_string());
     }
     if let Some(ipv4) = &config.ipv4 {

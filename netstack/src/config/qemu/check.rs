@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{OptionError, invalid};
-use crate::config::{Config, HostForward, Ipv4Config};
+use crate::config::{Config, HostForward, HostSide, Ipv4Config};
 
 /// Refuses a configuration that contradicts itself.
 pub(super) fn check(config: &Config) -> Result<(), OptionError> {
@@ -14,8 +14,11 @@ pub(super) fn check(config: &Config) -> Result<(), OptionError> {
     for (at, forward) in config.host_forwards.iter().enumerate() {
         check_guest(forward, config)?;
         if let Some(other) = config.host_forwards.iter().take(at).find(|other| overlap(forward, other)) {
-            let why = format!("`hostfwd={other}` takes the same port of the host");
-            return Err(invalid("hostfwd", forward, why, "another port or another address of the host"));
+            let (what, write) = match forward.host {
+                HostSide::Ports { .. } => ("port of the host", "another port or another address of the host"),
+                HostSide::Unix(_) => ("path", "another path"),
+            };
+            return Err(invalid("hostfwd", forward, format!("`hostfwd={other}` takes the same {what}"), write));
         }
     }
     Ok(())
@@ -72,7 +75,7 @@ fn check_routes(config: &Config) -> Result<(), OptionError> {
 }
 
 /// The guest's side of a forward.
-fn check_guest(forward: &HostForward, config: &Config) -> Result<(), OptionError> {
+pub(crate) fn check_guest(forward: &HostForward, config: &Config) -> Result<(), OptionError> {
     let wrong = |why: String, write: String| invalid("hostfwd", forward, why, write);
     match (forward.guest, &config.ipv4, &config.ipv6) {
         (None, Some(_), _) => Ok(()),
@@ -121,11 +124,20 @@ fn not_a_guest(address: Ipv4Addr, ipv4: &Ipv4Config) -> Option<String> {
     Some(format!("{address} is {whose}"))
 }
 
-/// Whether two forwards want the same port. The unspecified address stands for every other of its family.
+/// Whether two forwards want the same port or path. The unspecified address stands for every other of its family, and no interface for
+/// every one.
 fn overlap(one: &HostForward, other: &HostForward) -> bool {
-    let same_family = one.host.is_ipv4() == other.host.is_ipv4();
-    let same_host = one.host == other.host || (same_family && (one.host.is_unspecified() || other.host.is_unspecified()));
-    let last = |forward: &HostForward| forward.host_port.saturating_add(forward.count.saturating_sub(1));
-    let any_free = one.host_port == 0 || other.host_port == 0;
-    one.protocol == other.protocol && same_host && !any_free && one.host_port <= last(other) && other.host_port <= last(one)
+    let HostSide::Ports { protocol, address, interface, first, count } = &one.host else { return one.host == other.host };
+    let HostSide::Ports { protocol: protocol_2, address: address_2, interface: interface_2, first: first_2, count: count_2 } =
+        &other.host
+    else {
+        return false;
+    };
+    let same_family = address.is_ipv4() == address_2.is_ipv4();
+    let same_host = address == address_2 || (same_family && (address.is_unspecified() || address_2.is_unspecified()));
+    let same_interface = interface == interface_2 || interface.is_none() || interface_2.is_none();
+    let last = |first: u16, count: u16| first.saturating_add(count.saturating_sub(1));
+    let any_free = *first == 0 || *first_2 == 0;
+    let same_ports = !any_free && *first <= last(*first_2, *count_2) && *first_2 <= last(*first, *count);
+    protocol == protocol_2 && same_host && same_interface && same_ports
 }

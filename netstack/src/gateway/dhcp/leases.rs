@@ -145,10 +145,10 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// An empty table.
-    pub(super) fn new(ipv4: &Ipv4Config, static_leases: &[(MacAddr, Ipv4Addr)]) -> Self {
+    /// An empty table. The addresses of `servers` are not for guests either.
+    pub(super) fn new(ipv4: &Ipv4Config, static_leases: &[(MacAddr, Ipv4Addr)], servers: &[Ipv4Addr]) -> Self {
         let hosts = |address: &Ipv4Addr| is_host(ipv4.net, *address);
-        let virtual_hosts = [ipv4.gateway, ipv4.dns];
+        let virtual_hosts: BTreeSet<_> = servers.iter().copied().chain([ipv4.gateway, ipv4.dns]).collect();
         let usable = |address: &Ipv4Addr| hosts(address) && !virtual_hosts.contains(address);
         let fixed: BTreeMap<_, _> = static_leases.iter().copied().filter(|(_, address)| usable(address)).collect();
         let reserved: BTreeSet<_> = fixed.values().copied().chain(virtual_hosts).collect();

@@ -88,6 +88,14 @@ impl Server {
         matches!(self.outcome, Outcome::FailAtOnce(_))
     }
 
+    /// Why it cannot be connected to, for those who are told at once.
+    pub(super) const fn refusal(&self) -> Option<i32> {
+        match self.outcome {
+            Outcome::Fail(errno) | Outcome::FailAtOnce(errno) => Some(errno),
+            Outcome::Accept | Outcome::Never => None,
+        }
+    }
+
     /// It leaves a connection attempt unanswered, until [`super::Connection::accept`] or [`super::Connection::fail`].
     #[must_use]
     pub const fn unanswered(self) -> Self {

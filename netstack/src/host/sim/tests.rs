@@ -176,8 +176,8 @@ fn a_peer_that_closed_resets_who_sends_on() {
 fn a_client_that_dials_is_accepted_with_its_address() {
     let mut host = SimHost::new(1);
     let from: SocketAddr = "203.0.113.5:5555".parse().unwrap();
-    let (listener, address) = host.listen("0.0.0.0:0".parse().unwrap(), Token(1)).unwrap();
-    assert!(host.listen(address, Token(2)).is_err());
+    let (listener, address) = host.listen("0.0.0.0:0".parse().unwrap(), None, Token(1)).unwrap();
+    assert!(host.listen(address, None, Token(2)).is_err());
     let to = SocketAddr::new(HOST_V4.into(), address.port());
     let id = host.dial(to, from, &Server::new(Program::Echo).greeting(b"hello")).unwrap();
     assert_eq!(events(&mut host), [Event { token: Token(1), readable: true, writable: false, failed: false }]);
@@ -195,7 +195,7 @@ fn a_client_that_dials_is_accepted_with_its_address() {
 #[test]
 fn datagrams_are_cut_recorded_and_echoed() {
     let mut host = SimHost::new(1);
-    let (socket, local) = host.bind_datagram("0.0.0.0:0".parse().unwrap(), Token(1)).unwrap();
+    let (socket, local) = host.bind_datagram("0.0.0.0:0".parse().unwrap(), None, Token(1)).unwrap();
     host.serve_udp(SERVER, UdpServer::Echo);
     host.send_to(socket, SERVER, &[Chunk::from(&b"abc"[..]), Chunk::from(&b"de"[..])], Some(2)).unwrap();
     let sent: Vec<&[u8]> = host.sent_datagrams().iter().map(|datagram| &datagram.payload[..]).collect();
@@ -216,7 +216,7 @@ fn faults_and_limits_bite_as_often_as_they_are_set() {
     assert_eq!(host.connect(SERVER, Token(1)).unwrap_err().raw_os_error(), Some(libc::EADDRNOTAVAIL));
     host.set_max_sockets(1);
     let socket = host.connect(SERVER, Token(1)).unwrap();
-    assert_eq!(host.bind_datagram("[::]:0".parse().unwrap(), Token(2)).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(host.bind_datagram("[::]:0".parse().unwrap(), None, Token(2)).unwrap_err().raw_os_error(), Some(libc::EMFILE));
     host.close(socket);
     assert!(host.connect(SERVER, Token(1)).is_ok());
 }

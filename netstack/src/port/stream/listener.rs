@@ -3,18 +3,17 @@
 //! A socket file belongs to the listener: only its user may connect (mode 0600), it goes when the listener goes, and one that a killed
 //! process has left behind is taken over. A file on which somebody still listens, or that is no socket, is never touched.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Mode, fchmod};
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::fs::Mode;
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::{StreamAddress, StreamPort, StreamSocket};
+use crate::host::socket_file::{self, SocketFile};
 
 /// Guests that have connected and were not accepted yet, at most.
 const BACKLOG: i32 = 64;
@@ -62,16 +61,14 @@ impl StreamListener {
     ///
     /// When the address is taken, not ours, or impossible.
     pub fn bind(address: &StreamAddress) -> Result<Self, ListenError> {
-        let listen_error = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse(address.clone()),
+        let listen_error = |source: io::Error| match (source.kind(), address) {
+            (io::ErrorKind::AddrInUse, _) => ListenError::InUse(address.clone()),
+            (io::ErrorKind::AlreadyExists, StreamAddress::Unix(path)) => ListenError::NotASocket(path.clone()),
+            (io::ErrorKind::InvalidFilename, StreamAddress::Unix(path)) => ListenError::PathTooLong(path.clone()),
             _ => ListenError::Listen { address: address.clone(), source },
         };
         let listener = match address {
-            StreamAddress::Unix(path) => {
-                let socket_address = SockAddr::unix(path).map_err(|_| ListenError::PathTooLong(path.clone()))?;
-                remove_stale(path, &socket_address)?;
-                listen_at_path(path, &socket_address).map_err(listen_error)?
-            }
+            StreamAddress::Unix(path) => listen_at_path(path).map_err(listen_error)?,
             StreamAddress::Tcp(address) => Listener::Tcp(listen_at_port(*address).map_err(listen_error)?),
         };
         Ok(Self { listener, accepted: AtomicU64::new(0) })
@@ -84,7 +81,7 @@ impl StreamListener {
     /// When the kernel does not tell.
     pub fn local_address(&self) -> io::Result<StreamAddress> {
         match &self.listener {
-            Listener::Unix(_, file) => Ok(StreamAddress::Unix(file.path.clone())),
+            Listener::Unix(_, file) => Ok(StreamAddress::Unix(file.path().to_owned())),
             Listener::Tcp(listener) => listener.local_addr().map(StreamAddress::Tcp),
         }
     }
@@ -100,7 +97,7 @@ impl StreamListener {
             Listener::Unix(listener, file) => {
                 let (socket, _) = listener.accept().await?;
                 let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-                (StreamSocket::try_from(socket)?, format!("unix:{}#{number}", file.path.display()))
+                (StreamSocket::try_from(socket)?, format!("unix:{}#{number}", file.path().display()))
             }
             Listener::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
@@ -111,13 +108,8 @@ impl StreamListener {
     }
 }
 
-fn listen_at_path(path: &Path, address: &SockAddr) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    // The file gets the mode of the socket, so there is no moment at which others could connect.
-    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    socket.bind(address)?;
-    let file = SocketFile::of(path)?;
-    socket.listen(BACKLOG)?;
+fn listen_at_path(path: &Path) -> io::Result<Listener> {
+    let (socket, file) = socket_file::listen(path, Some(Mode::RUSR | Mode::WUSR), BACKLOG)?;
     Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
 }
 
@@ -129,53 +121,10 @@ fn listen_at_port(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Removes the socket at `path` if nobody listens there.
-fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.file_type().is_socket() {
-        return Err(ListenError::NotASocket(path.to_owned()));
-    }
-    let listen = |source| ListenError::Listen { address: StreamAddress::Unix(path.to_owned()), source };
-    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(listen)?;
-    match probe.connect(address) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(listen),
-        // It went by itself.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // WouldBlock is a listener that is busy.
-        Ok(()) => Err(ListenError::InUse(StreamAddress::Unix(path.to_owned()))),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ListenError::InUse(StreamAddress::Unix(path.to_owned()))),
-        Err(error) => Err(listen(error)),
-    }
-}
-
-/// The file of a listening socket; removed with it, if it is still the same.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Ok(metadata) = fs::symlink_metadata(&self.path)
-            && (metadata.dev(), metadata.ino()) == (self.device, self.inode)
-        {
-            // If it cannot be removed, the next listener at this path finds that nobody listens.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
 
     use super::*;

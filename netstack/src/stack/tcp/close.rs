@@ -211,6 +211,9 @@ impl Relay {
         if cx.now < at {
             return Self::arm_retransmit(flow, id, shared, at);
         }
+        if flow.phase == Phase::Connecting {
+            return self.connect_again(cx, shared, id);
+        }
         // A guest may keep its window closed for as long as it answers; everything else must be acknowledged some time.
         let window_closed = flow.phase == Phase::Open && flow.snd_wnd == 0;
         let unanswered = if window_closed { flow.probes } else { flow.rtt.backoff };

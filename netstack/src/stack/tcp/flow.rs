@@ -42,10 +42,12 @@ pub(crate) enum Phase {
 pub(crate) struct Flow {
     pub(crate) key: FlowKey,
     pub(crate) station: Station,
-    /// `None` only in TIME-WAIT.
+    /// `None` only in TIME-WAIT, and while a full socket of AF_UNIX is to be tried again.
     pub(crate) socket: Option<SocketId>,
     /// Tells this flow from earlier ones in the same place of the table.
     pub(crate) generation: u32,
+    /// The generation of the listener that it came by; 0 if the guest has opened it.
+    pub(crate) listener: u32,
     pub(crate) phase: Phase,
     pub(crate) todo: Todo,
 
@@ -138,6 +140,7 @@ impl Flow {
             station,
             socket: None,
             generation: 0,
+            listener: 0,
             phase,
             todo: Todo::default(),
             rcv_nxt: Seq(0),

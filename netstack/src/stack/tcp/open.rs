@@ -15,9 +15,10 @@ use super::close::Ending;
 use super::flow::{Flow, FlowKey, Phase, largest_segment};
 use super::segment::Segment;
 use super::seq::Seq;
+use super::table::GENERATION_MASK;
 use super::{Listener, Relay, send_reset};
 use crate::addr::MacAddr;
-use crate::host::{SocketId, StreamService};
+use crate::host::{SocketId, StreamService, Token};
 use crate::port::PortId;
 use crate::stack::icmp::{self, Quote, Unreachable};
 use crate::stack::neighbour::Station;
@@ -32,8 +33,19 @@ const ACCEPTS: usize = 64;
 /// How long to wait with accepting after that was refused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// The shortest and the longest pause before a socket of AF_UNIX is tried again whose backlog is full.
+const LOCAL_RETRY: Duration = Duration::from_millis(2);
+const LOCAL_RETRY_MAX: Duration = Duration::from_millis(500);
+
 /// How many ports are tried for a client that two addresses of the host show the guest alike.
 const PORT_TRIES: u16 = 64;
+
+/// The first of the ports that clients without one are shown with (RFC 6335 section 6), and how many of them are tried for each.
+pub(super) const CLIENT_PORTS: u16 = 49_152;
+const CLIENT_PORT_TRIES: u16 = 4096;
+
+/// Clients that are accepted at the end of a forward, at most: as many as a kernel lets wait.
+const BACKLOG: usize = 4096;
 
 impl Relay {
     /// A guest opens a connection.
@@ -44,6 +56,8 @@ impl Relay {
         }
         match shared.policy.decide(&Attempt::tcp(key.guest, key.remote)) {
             Verdict::Host(to) => self.open_to(cx, shared, station, key, segment, Destination::Host(to)),
+            Verdict::Local(number) => self.open_to(cx, shared, station, key, segment, Destination::Local(number)),
+            Verdict::Service(service) => self.open_to(cx, shared, station, key, segment, Destination::Service(service)),
             Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
             Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 => {
                 shared.counters.tcp_forbidden += 1;
@@ -78,18 +92,45 @@ impl Relay {
         let token = self.owner(id).token();
         let opened = match to {
             Destination::Host(address) => cx.host.connect(address, token),
+            Destination::Local(number) => connect_local(cx, shared, number, token),
             Destination::Service(service) => cx.host.open_service(service, key.guest, token),
         };
         match (opened, self.table.get_mut(id)) {
             (Ok(socket), Some(flow)) => {
                 flow.socket = Some(socket);
                 shared.counters.tcp_opened += 1;
-                if matches!(to, Destination::Service(_)) {
+                if matches!(to, Destination::Local(_) | Destination::Service(_)) {
                     self.connected(cx, shared, id);
                 }
             }
+            (Err(error), Some(_)) if is_full(to, &error) => self.connect_later(shared, id, cx.now),
             (Err(error), _) => self.refuse(cx, shared, id, &error),
             (Ok(socket), None) => cx.host.close(socket),
+        }
+    }
+
+    /// Sees to it that a socket of AF_UNIX whose backlog is full is tried again, less and less often.
+    fn connect_later(&mut self, shared: &mut Shared, id: u32, now: Instant) {
+        if let Some(flow) = self.table.get_mut(id) {
+            let pause = now.since(flow.heard).clamp(LOCAL_RETRY, LOCAL_RETRY_MAX);
+            Self::arm_retransmit(flow, id, shared, now + pause);
+        }
+    }
+
+    /// Tries again to connect to a socket of AF_UNIX.
+    pub(super) fn connect_again(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32) {
+        let token = self.owner(id).token();
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let Verdict::Local(number) = shared.policy.decide(&Attempt::tcp(flow.key.guest, flow.key.remote)) else { return };
+        flow.retransmit_at = None;
+        match connect_local(cx, shared, number, token) {
+            Ok(socket) => {
+                flow.socket = Some(socket);
+                shared.counters.tcp_opened += 1;
+                self.connected(cx, shared, id);
+            }
+            Err(error) if is_full(Destination::Local(number), &error) => self.connect_later(shared, id, cx.now),
+            Err(error) => self.refuse(cx, shared, id, &error),
         }
     }
 
@@ -140,51 +181,103 @@ impl Relay {
             }
             refusal => {
                 let counters = &mut shared.counters;
-                *(if refusal == Refusal::Resources { &mut counters.tcp_limit_host } else { &mut counters.tcp_connect_failed }) += 1;
+                *(match refusal {
+                    Refusal::Resources => &mut counters.tcp_limit_host,
+                    Refusal::Commands => &mut counters.tcp_limit_commands,
+                    Refusal::Reset | Refusal::Unreachable(_) => &mut counters.tcp_connect_failed,
+                }) += 1;
                 super::transmit::send_refusal(cx, shared, station, &key, irs + 1);
             }
         }
     }
 
-    /// Adds a forward: connections to `socket` go to `guest`.
-    pub(crate) fn add_listener(
+    /// Adds a forward: connections to the socket that `listen` makes go to `guest`. Returns who owns it, and what else `listen` has.
+    pub(crate) fn add_listener<T>(
         &mut self,
-        listen: impl FnOnce(Owner) -> io::Result<(SocketId, SocketAddr)>,
+        listen: impl FnOnce(Owner) -> io::Result<(SocketId, T)>,
         guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
+    ) -> io::Result<(Owner, T)> {
+        let generation = next_generation(self.listened);
         let entry = self.listeners.vacant_entry();
-        let (socket, bound) = listen(Owner::TcpListener { id: entry.key() as u32 })?;
-        entry.insert(Listener { socket, guest, retry: None });
-        Ok(bound)
+        let owner = Owner::TcpListener { id: entry.key() as u32, generation };
+        let (socket, bound) = listen(owner)?;
+        entry.insert(Listener { generation, socket, guest, retry: None });
+        self.listened = generation;
+        Ok((owner, bound))
+    }
+
+    /// Ends a forward. Who has connected until now is a client of it still; nobody can connect any more. With `flows`, its connections end
+    /// as well. Returns whether there was such a forward.
+    pub(crate) fn remove_listener(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        id: u32,
+        generation: u32,
+        flows: bool,
+    ) -> bool {
+        if self.listener(id, generation).is_none() {
+            return false;
+        }
+        if !flows {
+            // Whoever waits to be accepted would be reset with the socket.
+            self.accept_up_to(cx, shared, id, generation, BACKLOG);
+        }
+        let listener = self.listeners.remove(id as usize);
+        cx.host.close(listener.socket);
+        if flows {
+            let its: Vec<u32> = self.table.iter().filter(|(_, flow)| flow.listener == generation).map(|(id, _)| id).collect();
+            for id in its {
+                self.abort(cx, shared, id);
+            }
+        }
+        true
+    }
+
+    fn listener(&mut self, id: u32, generation: u32) -> Option<&mut Listener> {
+        self.listeners.get_mut(id as usize).filter(|listener| listener.generation == generation)
     }
 
     /// Clients have connected to a forward.
-    pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, listener: u32) {
-        let Some(Listener { socket: listening, guest, .. }) = self.listeners.get(listener as usize) else { return };
-        let (listening, guest) = (*listening, *guest);
-        for _ in 0..ACCEPTS {
+    pub(crate) fn accept(&mut self, cx: &mut Context<'_>, shared: &mut Shared, id: u32, generation: u32) {
+        if let Some(pause) = self.accept_up_to(cx, shared, id, generation, ACCEPTS) {
+            self.accept_later(cx, shared, id, generation, pause);
+        }
+    }
+
+    /// Accepts at most `most` clients. Returns how long to wait before the next are accepted, if there may be more of them.
+    fn accept_up_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &mut Shared,
+        id: u32,
+        generation: u32,
+        most: usize,
+    ) -> Option<Duration> {
+        let Listener { socket: listening, guest, .. } = *self.listener(id, generation)?;
+        for _ in 0..most {
             // The token of the flow is not known before there is a flow, and there is none before it is known who has connected.
-            match cx.host.accept(listening, Owner::TcpListener { id: listener }.token()) {
-                Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest),
+            match cx.host.accept(listening, Owner::TcpListener { id, generation }.token()) {
+                Ok((socket, client)) => self.open_to_guest(cx, shared, socket, client, guest, generation),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(_) => {
                     // No descriptors are left. Those who wait make no further event, so they are looked for again soon.
                     shared.counters.tcp_limit_host += 1;
-                    return self.accept_later(cx, shared, listener, ACCEPT_RETRY);
+                    return Some(ACCEPT_RETRY);
                 }
             }
         }
-        self.accept_later(cx, shared, listener, Duration::ZERO);
+        Some(Duration::ZERO)
     }
 
-    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, listener: u32, pause: Duration) {
-        if let Some(Listener { retry, .. }) = self.listeners.get_mut(listener as usize)
+    fn accept_later(&mut self, cx: &Context<'_>, shared: &mut Shared, id: u32, generation: u32, pause: Duration) {
+        if let Some(Listener { retry, .. }) = self.listener(id, generation)
             && retry.is_none_or(|at| at <= cx.now)
         {
             let at = cx.now + pause;
             *retry = Some(at);
-            shared.wheel.set(at, Owner::TcpListener { id: listener });
+            shared.wheel.set(at, Owner::TcpListener { id, generation });
         }
     }
 
@@ -195,6 +288,7 @@ impl Relay {
         socket: SocketId,
         client: SocketAddr,
         guest: SocketAddr,
+        listener: u32,
     ) {
         let Some(key) = self.key_for_client(shared, client, guest).filter(|_| self.may_open(shared)) else {
             return cx.host.reset(socket);
@@ -203,6 +297,7 @@ impl Relay {
         let station = shared.neighbours.station(cx.now, guest.ip()).unwrap_or(UNKNOWN_STATION);
         let mut flow = Flow::new(key, station, Phase::SynSent, iss, cx.now);
         flow.socket = Some(socket);
+        flow.listener = listener;
         flow.todo.syn = true;
         flow.todo.read = true;
         let id = self.add(shared, flow);
@@ -211,13 +306,24 @@ impl Relay {
         self.enqueue(id);
     }
 
-    /// How the guest sees a client: its own address and port, where those are free and a guest can be shown them.
-    fn key_for_client(&self, shared: &Shared, client: SocketAddr, guest: SocketAddr) -> Option<FlowKey> {
+    /// How the guest sees a client: its own address and port, where those are free and a guest can be shown them. One that has none, such
+    /// as that of a UNIX socket, is seen as the gateway with a free port.
+    fn key_for_client(&mut self, shared: &Shared, client: SocketAddr, guest: SocketAddr) -> Option<FlowKey> {
         let seen = shared.policy.as_seen_by_guest(client.ip())?;
         let seen = if seen.is_ipv4() == guest.is_ipv4() { seen } else { shared.policy.gateway(guest.is_ipv4())? };
-        (0..PORT_TRIES)
-            .map(|n| FlowKey { guest, remote: SocketAddr::new(seen, client.port().wrapping_sub(n)) })
-            .find(|key| key.remote.port() != 0 && self.table.find(key).is_none())
+        let key = |port| FlowKey { guest, remote: SocketAddr::new(seen, port) };
+        if client.port() != 0 {
+            let ports = (0..PORT_TRIES).map(|n| client.port().wrapping_sub(n));
+            return ports.map(key).find(|key| key.remote.port() != 0 && self.table.find(key).is_none());
+        }
+        for _ in 0..CLIENT_PORT_TRIES {
+            let key = key(self.client_port);
+            self.client_port = self.client_port.checked_add(1).unwrap_or(CLIENT_PORTS);
+            if self.table.find(&key).is_none() {
+                return Some(key);
+            }
+        }
+        None
     }
 
     /// Looks up the guest's station. If it is not known, asks the link, and has the flow told.
@@ -245,13 +351,29 @@ impl Relay {
     }
 }
 
+/// The generation after this one, which is never 0 and fits a token.
+fn next_generation(generation: u32) -> u32 {
+    ((generation + 1) & GENERATION_MASK).max(1)
+}
+
 /// A station that is still being looked for.
 pub(super) const UNKNOWN_STATION: Station = Station { port: PortId(u16::MAX), mac: MacAddr([0; 6]) };
+
+fn connect_local(cx: &mut Context<'_>, shared: &Shared, number: u16, token: Token) -> io::Result<SocketId> {
+    let path = shared.policy.local_path(number).ok_or(io::ErrorKind::ConnectionRefused)?;
+    cx.host.connect_local(path, token)
+}
+
+/// Whether a connection failed because the server has not accepted others yet. A TCP would wait and ask again; AF_UNIX tells only that.
+fn is_full(to: Destination, error: &io::Error) -> bool {
+    matches!(to, Destination::Local(_)) && error.kind() == io::ErrorKind::WouldBlock
+}
 
 /// Where a guest's connection leads.
 #[derive(Debug, Clone, Copy)]
 enum Destination {
     Host(SocketAddr),
+    Local(u16),
     Service(StreamService),
 }
 
@@ -261,6 +383,8 @@ enum Refusal {
     Reset,
     /// We, not the destination, are at our limits.
     Resources,
+    /// As many commands run as are allowed.
+    Commands,
     Unreachable(Unreachable),
 }
 
@@ -270,6 +394,7 @@ impl Refusal {
             Some(libc::ENETUNREACH | libc::ENETDOWN) => Self::Unreachable(Unreachable::Network),
             Some(libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ETIMEDOUT) => Self::Unreachable(Unreachable::Host),
             Some(libc::EACCES | libc::EPERM) => Self::Unreachable(Unreachable::Prohibited),
+            Some(libc::EDQUOT) => Self::Commands,
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN) => {
                 Self::Resources
             }

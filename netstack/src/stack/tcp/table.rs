@@ -87,4 +87,4 @@ impl Table {
 }
 
 /// Generations go into 24 bits of a token.
-const GENERATION_MASK: u32 = (1 << 24) - 1;
+pub(super) const GENERATION_MASK: u32 = (1 << 24) - 1;

@@ -27,6 +27,7 @@ pub(super) struct Forwards {
     by_guest: HashMap<(SocketAddr, SocketAddr), u32, Keyed>,
     /// By the forward and the client's real address.
     by_client: HashMap<(u32, SocketAddr), u32, Keyed>,
+    /// The generation of the forward or the client that was added last.
     generation: u32,
     limit: usize,
     idle: Duration,
@@ -35,6 +36,8 @@ pub(super) struct Forwards {
 /// A forward's socket.
 #[derive(Debug)]
 pub(super) struct Forward {
+    /// Tells this forward from earlier ones in the same place.
+    generation: u32,
     pub(super) socket: SocketId,
     pub(super) guest: SocketAddr,
     /// It is on the list of sockets that are ready, or of those that are blocked.
@@ -72,19 +75,42 @@ impl Forwards {
         &mut self,
         bind: impl FnOnce(Owner) -> io::Result<(SocketId, SocketAddr)>,
         guest: SocketAddr,
-    ) -> io::Result<SocketAddr> {
+    ) -> io::Result<(Owner, SocketAddr)> {
+        let generation = (self.generation + 1) & GENERATION_MASK;
         let entry = self.forwards.vacant_entry();
-        let (socket, bound) = bind(Owner::UdpForward { id: entry.key() as u32 })?;
-        entry.insert(Forward { socket, guest, queued: false, seeks: false });
-        Ok(bound)
+        let owner = Owner::UdpForward { id: entry.key() as u32, generation };
+        let (socket, bound) = bind(owner)?;
+        entry.insert(Forward { generation, socket, guest, queued: false, seeks: false });
+        self.generation = generation;
+        Ok((owner, bound))
     }
 
-    pub(super) fn get(&self, id: u32) -> Option<&Forward> {
-        self.forwards.get(id as usize)
+    /// Takes a forward away, and its clients with it. What is left to do is to close its socket.
+    pub(super) fn remove(&mut self, id: u32, generation: u32) -> Option<Forward> {
+        self.get(id, generation)?;
+        let gone = self.forwards.try_remove(id as usize);
+        let Self { clients, by_guest, by_client, .. } = self;
+        clients.retain(|_, client| {
+            if client.forward != id {
+                return true;
+            }
+            by_guest.remove(&(client.guest, client.seen));
+            by_client.remove(&(client.forward, client.real));
+            false
+        });
+        gone
     }
 
-    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Forward> {
-        self.forwards.get_mut(id as usize)
+    pub(super) fn get(&self, id: u32, generation: u32) -> Option<&Forward> {
+        self.forwards.get(id as usize).filter(|forward| forward.generation == generation)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32, generation: u32) -> Option<&mut Forward> {
+        self.forwards.get_mut(id as usize).filter(|forward| forward.generation == generation)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.forwards.len()
     }
 
     /// The socket and the real address of the client that the guest at `guest`, behind `port`, sees as `seen`.
@@ -121,7 +147,7 @@ impl Forwards {
             shared.counters.udp_limit_mappings += 1;
             return None;
         }
-        let guest = self.get(forward)?.guest;
+        let guest = self.forwards.get(forward as usize)?.guest;
         let ip = shared.policy.as_seen_by_guest(real.ip())?;
         let ip = if ip.is_ipv4() == guest.is_ipv4() { ip } else { shared.policy.gateway(guest.is_ipv4())? };
         let seen = (0..PORT_TRIES)

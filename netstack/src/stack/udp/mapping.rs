@@ -147,7 +147,7 @@ impl Mappings {
         let id = entry.key() as u32;
         let owner = Owner::UdpMapping { id, generation };
         let any = if guest.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-        let Ok((socket, _)) = cx.host.bind_datagram(SocketAddr::new(any, 0), owner.token()) else {
+        let Ok((socket, _)) = cx.host.bind_datagram(SocketAddr::new(any, 0), None, owner.token()) else {
             shared.counters.udp_limit_host += 1;
             return None;
         };

@@ -36,6 +36,15 @@ pub(crate) struct Cell {
     host: Namespace,
 }
 
+/// Where something runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// In the namespace in which the stack has its sockets.
+    Host,
+    /// In the namespace to which it gives a network.
+    Guest,
+}
+
 /// What one run of iperf3 has moved.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Transfer {
@@ -134,6 +143,37 @@ impl Cell {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         ensure!(printed.status.success(), "{}: {} {}", what[0], text(&printed.stderr), self.stack.last_words());
         Ok(text(&printed.stdout))
+    }
+
+    /// Runs our load generator on one side, and returns what it prints.
+    pub(crate) fn load_on(&self, side: Side, what: &[&str]) -> Result<String> {
+        let printed = self.on(side, &[&[ourselves()?.as_str(), "load"], what].concat())?;
+        Ok(printed.trim().to_owned())
+    }
+
+    /// Runs a command on one side, and returns what it prints.
+    pub(crate) fn on(&self, side: Side, words: &[&str]) -> Result<String> {
+        let mut command = self.namespace(side).command(words.iter().copied());
+        let printed = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", words.join(" ")))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(printed.status.success(), "{}: {} {}", words.join(" "), text(&printed.stderr).trim(), self.stack.last_words());
+        Ok(text(&printed.stdout))
+    }
+
+    /// Starts a server on one side that answers every byte with a byte, and waits until it listens.
+    pub(crate) fn serve(&mut self, side: Side, at: &str) -> Result<()> {
+        let server = self.namespace(side).spawn("load", [&ourselves()?, "load", "serve", at])?;
+        let port: std::net::SocketAddr = at.parse()?;
+        server.wait_until("listens", || server.listens_on(port.port()))?;
+        self.servers.push(server);
+        Ok(())
+    }
+
+    fn namespace(&self, side: Side) -> &Namespace {
+        match side {
+            Side::Host => &self.host,
+            Side::Guest => &self.guest,
+        }
     }
 
     /// Opens idle flows that stay until what is returned is dropped.

@@ -3,6 +3,8 @@
 //! The server answers every byte with a byte. The client measures how long that takes on an open connection (request/response, RR), with
 //! a connection for each (connect/request/response, CRR), or holds many connections open and does nothing.
 
+mod burst;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,6 +15,8 @@ use clap::{Args, Subcommand};
 use rustix::event::epoll;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::burst::Burst;
 
 /// What the generator does.
 #[derive(Debug, Subcommand)]
@@ -32,6 +36,18 @@ pub(crate) enum Load {
     Rr(Rounds),
     /// A connection, one byte there and back, and its end.
     Crr(Rounds),
+    /// Opens connections, many at once: on each a byte there and back, then its end.
+    Burst {
+        /// How many.
+        #[arg(long)]
+        connections: u32,
+        /// How many of them at once.
+        #[arg(long)]
+        at_once: u32,
+        /// Where the server is.
+        #[arg(long)]
+        to: SocketAddr,
+    },
     /// Opens connections, prints how many, and holds them until its input ends.
     Idle {
         /// How many.
@@ -78,6 +94,7 @@ pub(crate) fn run(load: &Load) -> Result<()> {
         Load::Probe { to } => probe(*to),
         Load::Rr(rounds) => request_response(rounds),
         Load::Crr(rounds) => connect_request_response(rounds),
+        Load::Burst { connections, at_once, to } => burst::run(*connections, *at_once, *to),
         Load::Idle { flows, to } => idle(*flows, *to),
     }
 }
@@ -174,11 +191,16 @@ fn measure(rounds: &Rounds, mut round: impl FnMut() -> Result<()>) -> Result<()>
         round()?;
         took.push(started.elapsed());
     }
-    took.sort_unstable();
-    let percentile = |percent: usize| took.get(took.len() * percent / 100).map_or(f64::NAN, |t| t.as_secs_f64() * 1e6);
-    let latency = Latency { rounds: took.len(), p50: percentile(50), p99: percentile(99) };
-    println!("{}", serde_json::to_string(&latency)?);
+    println!("{}", serde_json::to_string(&Latency::of(took))?);
     Ok(())
+}
+
+impl Latency {
+    fn of(mut took: Vec<Duration>) -> Self {
+        took.sort_unstable();
+        let percentile = |percent: usize| took.get(took.len() * percent / 100).map_or(f64::NAN, |t| t.as_secs_f64() * 1e6);
+        Self { rounds: took.len(), p50: percentile(50), p99: percentile(99) }
+    }
 }
 
 fn open(to: SocketAddr) -> Result<TcpStream> {

@@ -14,7 +14,7 @@ use netstack::port::PortId;
 use netstack::sim::card;
 use netstack::sim::link::TestLink;
 use netstack::sim::wire::{self, ACK, Body, Parsed, SYN};
-use netstack::stack::{Context, DhcpReply, DnsWayBack, Services, Stack};
+use netstack::stack::{Context, DhcpReply, DnsWayBack, Listen, Services, Stack};
 use netstack::time::{Duration, Instant};
 
 use super::hand::Hand;
@@ -121,8 +121,15 @@ impl Scene {
         // Hours in which nothing happens tell nothing, and are most of what there is to do.
         config.timeouts.tcp_idle = Duration::from_secs(300);
         if flags & 8 != 0 {
-            config.limits =
-                Limits { tcp_flows: 6, tcp_opening: 3, tcp_held_bytes: 5000, udp_mappings: 4, udp_peers: 2, neighbours: 3 };
+            config.limits = Limits {
+                tcp_flows: 6,
+                tcp_opening: 3,
+                tcp_held_bytes: 5000,
+                udp_mappings: 4,
+                udp_peers: 2,
+                neighbours: 3,
+                ..Limits::default()
+            };
         }
         match flags >> 6 {
             1 => config.ipv4 = None,
@@ -211,7 +218,7 @@ impl Scene {
         for (address, guest) in rules {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let (from, to) = (SocketAddr::new(address, FORWARDED.0), SocketAddr::new(guest, FORWARDED.1));
-                self.stack.forward(&mut self.host, protocol, from, to).expect("a free port");
+                self.stack.forward(&mut self.host, Listen::Port(protocol, from, None), to).expect("a free port");
                 self.listeners += 1;
             }
         }

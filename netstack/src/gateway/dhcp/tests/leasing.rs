@@ -267,3 +267,13 @@ fn a_decline_that_names_no_address_is_malformed() {
     let decline = Guest::new(1).message(M::Decline, [O::ServerIdentifier(GATEWAY)]);
     assert_eq!(link.send(&decline).unwrap_err(), Refused::Malformed);
 }
+
+#[test]
+fn the_address_of_a_server_for_guests_is_leased_to_nobody() {
+    let target = crate::config::GuestTarget::Command("cat".to_owned());
+    let server = Ipv4Addr::new(10, 0, 2, 16);
+    let forward = crate::config::GuestForward { server: Some(server.into()), port: 7, target };
+    let mut link = Link::new(|config| config.guest_forwards.push(forward));
+    let leased: Vec<_> = (1..=3).map(|n| link.join(&Guest::new(n))).collect();
+    assert_eq!(leased, [15, 17, 18].map(|last| Ipv4Addr::new(10, 0, 2, last)));
+}
