@@ -36,6 +36,8 @@ pub struct Config {
     pub dhcp: DhcpConfig,
     /// How names are resolved.
     pub dns: DnsConfig,
+    /// What guests can load from the gateway.
+    pub boot: BootConfig,
     /// Ports of the host that lead to guests.
     pub host_forwards: Vec<HostForward>,
     /// Ports of virtual hosts that lead to the host's side.
@@ -59,6 +61,7 @@ impl Default for Config {
             full_cone: false,
             dhcp: DhcpConfig::default(),
             dns: DnsConfig::default(),
+            boot: BootConfig::default(),
             host_forwards: Vec::new(),
             guest_forwards: Vec::new(),
             smb: None,
@@ -187,6 +190,13 @@ impl Default for DnsConfig {
     }
 }
 
+/// What guests can load from the gateway, to boot from or else. Nothing is ever written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootConfig {
+    /// The directory whose files the TFTP server on the gateway serves; `None` for no server.
+    pub tftp_root: Option<PathBuf>,
+}
+
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -202,6 +212,8 @@ pub struct Limits {
     pub udp_mappings: usize,
     /// Remote addresses that one UDP mapping remembers for its filter.
     pub udp_peers: usize,
+    /// TFTP transfers, until the server has closed them.
+    pub tftp_transfers: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
 }
@@ -215,6 +227,7 @@ impl Default for Limits {
             guest_forward_commands: 256,
             udp_mappings: 16_384,
             udp_peers: 256,
+            tftp_transfers: 64,
             neighbours: 1024,
         }
     }
@@ -240,6 +253,8 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// A TFTP transfer in which the guest says nothing. The server gives up earlier by itself, unless a disk keeps it waiting.
+    pub tftp_idle: Duration,
 }
 
 impl Default for Timeouts {
@@ -253,6 +268,7 @@ impl Default for Timeouts {
             guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            tftp_idle: Duration::from_secs(60),
         }
     }
 }

@@ -28,7 +28,7 @@ use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
 use crate::config::Config;
-use crate::gateway::dns;
+use crate::gateway::{dns, tftp};
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
@@ -60,6 +60,9 @@ pub enum EngineError {
     /// The DNS service did not start.
     #[error(transparent)]
     Dns(#[from] dns::StartError),
+    /// The TFTP server did not start.
+    #[error(transparent)]
+    Tftp(#[from] tftp::StartError),
 }
 
 /// A user-mode network: a stack, the host's sockets, the services, and the ports to the guests.

@@ -3,3 +3,5 @@
 pub mod dhcp;
 pub mod dhcp6;
 pub mod dns;
+pub mod files;
+pub mod tftp;
