@@ -2,7 +2,9 @@
 
 mod arp;
 mod dhcp;
+mod dhcp6;
 mod dns;
+mod guest_forwards;
 mod icmp;
 mod inbound;
 mod loss;
@@ -21,6 +23,7 @@ pub fn all() -> Vec<Story> {
         arp::STORIES,
         ndp::STORIES,
         dhcp::STORIES,
+        dhcp6::STORIES,
         icmp::STORIES,
         udp::STORIES,
         dns::STORIES,
@@ -29,6 +32,7 @@ pub fn all() -> Vec<Story> {
         offload::STORIES,
         inbound::STORIES,
         networks::STORIES,
+        guest_forwards::STORIES,
         malformed::STORIES,
     ]
     .concat()
