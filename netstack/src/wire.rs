@@ -2,4 +2,5 @@
 
 pub mod checksum;
 pub(crate) mod domain_names;
+pub mod icmp_error;
 pub(crate) mod router_advertisement;
