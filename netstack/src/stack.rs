@@ -410,8 +410,10 @@ impl Stack {
         message.clear();
         message.resize(len, 0);
         frame.copy_to(offset, &mut message);
-        let discovery = message.first().is_some_and(|kind| ndp::is_discovery(Icmpv6Message::from(*kind)));
-        if packet.destination.is_ipv6() && discovery {
+        let kind = message.first().map_or(0, |kind| *kind);
+        if packet.destination.is_ipv6() && MULTICAST_LISTENERS.contains(&kind) {
+            // Which groups guests listen to is for routers of groups (RFC 3810). Every kernel says it, and nobody here has to know.
+        } else if packet.destination.is_ipv6() && ndp::is_discovery(Icmpv6Message::from(kind)) {
             let told = ndp::input(cx, &mut self.shared, station, packet, &message);
             self.learn(cx.now, told, station);
         } else if packet.source.is_unspecified() {
@@ -581,6 +583,9 @@ impl Stack {
         self.tcp.flows()
     }
 }
+
+/// Messages of multicast listener discovery: query, report, done, and the report of its second version (RFC 2710, RFC 3810).
+const MULTICAST_LISTENERS: [u8; 4] = [130, 131, 132, 143];
 
 const DHCP_SERVER_PORT: u16 = 67;
 

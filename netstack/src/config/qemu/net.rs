@@ -172,11 +172,13 @@ impl Networks {
             ipv6.prefix = Ipv6Net::new(prefix, length).map_err(|_| wrong("this is not a prefix"))?.trunc();
             let address = |last: u128| Ipv6Addr::from(u128::from(ipv6.prefix.network()) | last);
             (ipv6.gateway, ipv6.dns) = (address(2), address(3));
-            ipv6.dhcp_start = first_for_guests6(ipv6.prefix);
         }
         ipv6.gateway = self.host6.unwrap_or(ipv6.gateway);
         ipv6.dns = self.dns6.unwrap_or(ipv6.dns);
-        ipv6.dhcp_start = self.dhcp_start6.unwrap_or(ipv6.dhcp_start);
+        ipv6.dhcp_start = match self.dhcp_start6 {
+            Some(start) => start,
+            None => first_for_guests6(&ipv6),
+        };
         ipv6.managed = self.managed.unwrap_or(ipv6.managed);
         let prefix = ipv6.prefix;
         let outside = |option, address: Ipv6Addr, last: u128| {
@@ -190,9 +192,16 @@ impl Networks {
             return Err(outside("ipv6-dns", ipv6.dns, 3));
         }
         if !prefix.contains(&ipv6.dhcp_start) {
-            let example = first_for_guests6(prefix);
-            let write = format!("ipv6-dhcpstart={example}, or another ipv6-net");
+            let write = format!("ipv6-dhcpstart={}, or another ipv6-net", first_for_guests6(&ipv6));
             return Err(invalid("ipv6-dhcpstart", &ipv6.dhcp_start, format!("this is not in {prefix}"), write));
+        }
+        for (address, whose) in
+            [(ipv6.gateway, "the gateway's address (`ipv6-host`)"), (ipv6.dns, "the DNS server's address (`ipv6-dns`)")]
+        {
+            if ipv6.dhcp_start == address {
+                let why = format!("this is {whose}, and cannot be a guest's");
+                return Err(invalid("ipv6-dhcpstart", &address, why, format!("ipv6-dhcpstart={}", first_for_guests6(&ipv6))));
+            }
         }
         if ipv6.dns == ipv6.gateway {
             let why = "this is the gateway's address (`ipv6-host`) too";
@@ -266,10 +275,13 @@ fn first_for_guests(ipv4: &Ipv4Config) -> Ipv4Addr {
 }
 
 /// Where leases of DHCPv6 begin when nothing is said of it: at the address that ends like the first of IPv4; in a prefix without room for
-/// that, at the first that is not its routers' (RFC 4291 section 2.6.1).
-fn first_for_guests6(prefix: Ipv6Net) -> Ipv6Addr {
-    let last = if prefix.prefix_len() <= 122 { 0x15 } else { 1 };
-    Ipv6Addr::from(u128::from(prefix.network()) | last)
+/// that, at the first that is not its routers' (RFC 4291 section 2.6.1). Addresses that are taken are passed over.
+fn first_for_guests6(ipv6: &Ipv6Config) -> Ipv6Addr {
+    let start = if ipv6.prefix.prefix_len() <= 122 { 0x15 } else { 1 };
+    let address = |last: u128| Ipv6Addr::from(u128::from(ipv6.prefix.network()) | last);
+    let is_free = |address: &Ipv6Addr| ![ipv6.gateway, ipv6.dns].contains(address);
+    // Two addresses are taken at most.
+    (start..start + 3).map(address).find(is_free).unwrap_or_else(|| address(start))
 }
 
 /// Refuses an address that is not a host's on `net`.

@@ -210,7 +210,7 @@ fn the_pool_begins_where_the_configuration_says_and_leaves_out_the_virtual_hosts
     for (options, first) in [
         ("ipv6-net=fd00:1::/64", "fd00:1::15"),
         ("ipv6-dhcpstart=fec0::1:0", "fec0::1:0"),
-        ("ipv6-dhcpstart=fec0::2", "fec0::4"),
+        ("ipv6-dhcpstart=fec0::1", "fec0::1"),
         ("ipv6-net=fd00::/125", "fd00::1"),
         ("ipv6-net=fd00::/120,ipv6-host=fd00::15", "fd00::16"),
     ] {
