@@ -184,6 +184,8 @@ impl Default for DnsConfig {
 pub struct BootConfig {
     /// The directory whose files the TFTP server on the gateway serves; `None` for no server.
     pub tftp_root: Option<PathBuf>,
+    /// The directory whose files the HTTP server on the gateway serves, at port 80; `None` for no server.
+    pub http_root: Option<PathBuf>,
 }
 
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
@@ -203,6 +205,8 @@ pub struct Limits {
     pub udp_peers: usize,
     /// TFTP transfers, until the server has closed them.
     pub tftp_transfers: usize,
+    /// Connections to the HTTP server.
+    pub http_connections: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
 }
@@ -217,6 +221,7 @@ impl Default for Limits {
             udp_mappings: 16_384,
             udp_peers: 256,
             tftp_transfers: 64,
+            http_connections: 64,
             neighbours: 1024,
         }
     }

@@ -64,7 +64,8 @@ DHCP and DNS
 
 Booting from the network
   tftp=DIR                     serve the files of this directory by TFTP on the gateway, to guests only
-  bootfile=NAME                the file to boot, or a URL
+  http=DIR                     likewise by HTTP, at port 80 of the gateway *
+  bootfile=NAME                the file to boot, or a URL, such as http://10.0.2.2/boot.efi
   tftp-server-name=NAME        the server to boot from [the gateway]
 
 Others
@@ -74,7 +75,7 @@ Others
   * not in QEMU";
 
 /// The names that a mistyped one is compared with.
-const NAMES: [&str; 33] = [
+const NAMES: [&str; 34] = [
     "bootfile",
     "disable-host-loopback",
     "dhcpstart",
@@ -88,6 +89,7 @@ const NAMES: [&str; 33] = [
     "host-loopback",
     "hostfwd",
     "hostname",
+    "http",
     "id",
     "ip",
     "ipv4",
@@ -284,6 +286,7 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "dnssearch" => dhcp.search.push(given.domain("dnssearch", "example.org")?),
         "tftp-server-name" => dhcp.tftp_server_name = Some(given.short("tftp-server-name", "10.0.2.2", 255)?),
         "tftp" => config.boot.tftp_root = Some(given.text("tftp", "/srv/tftp")?.into()),
+        "http" => config.boot.http_root = Some(given.text("http", "/srv/http")?.into()),
         "bootfile" => dhcp.bootfile = Some(given.short("bootfile", "pxelinux.0", 255)?),
         "ntp" => dhcp.ntp.push(given.parsed("ntp", "an IPv4 address, the only kind that DHCPv4 can tell", "10.0.2.2")?),
         "lease-time" => dhcp.lease_time = lease_time(given)?,

@@ -11,6 +11,7 @@ use crate::addr::MacAddr;
 use crate::config::Config;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
+use crate::gateway::http::Http;
 use crate::gateway::tftp::Tftp;
 use crate::host::StreamService;
 use crate::host::kernel::{ServiceConnector, ServiceStream};
@@ -44,11 +45,13 @@ impl Gateway {
         };
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
         let tftp = config.boot.tftp_root.as_ref().map(|root| Tftp::start(root, config.limits.tftp_transfers)).transpose()?;
+        let http = config.boot.http_root.as_ref().map(|root| Http::start(root, config.limits.http_connections)).transpose()?;
         let streams = dns.clone();
         let connector: ServiceConnector = Box::new(move |service, guest| {
             let (ours, theirs) = ServiceStream::pair()?;
             match service {
                 StreamService::Dns => streams.stream(theirs, guest).map_err(|_| io::ErrorKind::ConnectionRefused)?,
+                StreamService::Http => http.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?.stream(theirs, guest)?,
                 StreamService::GuestForward(_) | StreamService::Smb(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
             }
             Ok(ours)

@@ -67,7 +67,8 @@ pub enum Refused {
 impl From<Errno> for Refused {
     fn from(error: Errno) -> Self {
         match error {
-            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Self::NotFound,
+            // EINVAL: a name with a zero in it.
+            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::INVAL => Self::NotFound,
             // EXDEV: out of the directory. ELOOP: a link of /proc, or too many links.
             Errno::XDEV | Errno::LOOP | Errno::ACCESS | Errno::PERM | Errno::NXIO | Errno::NODEV => Self::Forbidden,
             _ => Self::Failed,

@@ -20,7 +20,7 @@ const TFTP_PORT: u16 = 69;
 const BLOCK_HEADER: usize = 4;
 
 /// Bytes that the socket of a transfer should hold, as the kernel counts them: a window of 16 of the largest blocks.
-const ROOM: usize = 16 * (72 << 10);
+const ROOM: usize = 16 * (80 << 10);
 
 impl Nat {
     /// A guest's datagram to the gateway, if it belongs to a transfer. Returns whether it does.

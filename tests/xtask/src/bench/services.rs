@@ -6,6 +6,7 @@
 
 mod figure;
 mod hostfwd;
+mod tftp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ pub(crate) struct Options {
 enum Part {
     /// Connections through a forwarded port, beside a server on the host.
     Hostfwd,
+    /// A file from the gateway, beside libslirp's TFTP server.
+    Tftp,
 }
 
 impl Part {
@@ -55,6 +58,7 @@ impl Part {
     fn measure(self, options: &Options) -> Result<Vec<Figure>> {
         match self {
             Self::Hostfwd => hostfwd::measure(options),
+            Self::Tftp => tftp::measure(options),
         }
     }
 }
