@@ -79,6 +79,8 @@ struct Transfer {
     granted: Options,
     /// The server's port for this transfer, once that is proven.
     peer: Option<SocketAddr>,
+    /// The block that the guest has acknowledged last; 0 are the options.
+    acknowledged: Option<u16>,
 }
 
 impl Tftp {
@@ -116,7 +118,7 @@ impl TftpService for Tftp {
             timeout: asked.timeout.filter(|seconds| *seconds <= LONGEST_TIMEOUT),
             ..Options::default()
         };
-        self.transfers.insert(id, Transfer { ticket, asked, granted, peer: None });
+        self.transfers.insert(id, Transfer { ticket, asked, granted, peer: None, acknowledged: None });
         Ok(id)
     }
 
@@ -132,7 +134,7 @@ impl TftpService for Tftp {
     }
 
     fn answer(&mut self, transfer: TransferId, from: SocketAddr, datagram: &[u8]) -> TftpAnswer {
-        let Some(Transfer { ticket, asked, granted, peer }) = self.transfers.get_mut(&transfer) else {
+        let Some(Transfer { ticket, asked, granted, peer, acknowledged }) = self.transfers.get_mut(&transfer) else {
             return TftpAnswer::Stranger;
         };
         if let Some(Err(why)) = ticket.opened.get() {
@@ -148,25 +150,32 @@ impl TftpService for Tftp {
         let size = ticket.opened.get().and_then(|opened| opened.ok());
         let told = Options { transfer_size: asked.transfer_size.and(size), ..*granted };
         if told.is_empty() {
+            *acknowledged = Some(0);
             TftpAnswer::ToServer(message::acknowledgement(0))
         } else {
             TftpAnswer::ToGuest(message::option_acknowledgement(&told))
         }
     }
 
-    fn ends(&self, datagram: &[u8]) -> bool {
-        message::is_error(datagram)
+    fn hears(&mut self, transfer: TransferId, start: &[u8]) -> bool {
+        if let Some(transfer) = self.transfers.get_mut(&transfer) {
+            transfer.acknowledged = message::acknowledged(start).or(transfer.acknowledged);
+        }
+        message::is_error(start)
     }
 
     fn is_over(&self, transfer: TransferId) -> bool {
         self.transfers.get(&transfer).is_none_or(|transfer| transfer.ticket.is_over())
     }
 
-    fn end(&mut self, transfer: TransferId) {
-        if let Some(Transfer { ticket, .. }) = self.transfers.remove(&transfer) {
-            ticket.cancel();
-            self.tickets.withdraw(&ticket);
-        }
+    fn end(&mut self, transfer: TransferId) -> Vec<Vec<u8>> {
+        let Some(Transfer { ticket, granted, acknowledged, .. }) = self.transfers.remove(&transfer) else { return Vec::new() };
+        ticket.cancel();
+        self.tickets.withdraw(&ticket);
+        // The server takes no notice of errors, and would send what it has again and again. If it believes that it has arrived, it asks
+        // for more, which it does not get, or it has nothing more and is done.
+        let next = acknowledged.map_or(0, |block| block.wrapping_add(1));
+        (0..=granted.window_size.unwrap_or(1)).map(|n| message::acknowledgement(next.wrapping_add(n))).collect()
     }
 }
 
@@ -188,3 +197,6 @@ fn window_for(room: usize, block: u16) -> u16 {
     let allocated = if len <= 16 << 10 { len.next_power_of_two() } else { len.next_multiple_of(4096) + 4096 };
     u16::try_from(room / (allocated + RECORD)).unwrap_or(u16::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,7 @@ impl Nat {
         }
         let mut start = [0; BLOCK_HEADER];
         let len = frame.copy_to(datagram.payload_offset, &mut start).min(datagram.payload_len);
-        if tftp.ends(&start[..len]) {
+        if tftp.hears(service, &start[..len]) {
             self.transfers.remove(cx, id);
         } else {
             let _ = deliver(cx, shared, socket, peer, datagram, frame);
@@ -127,7 +127,8 @@ impl Nat {
         let Ok((socket, client)) = bound else {
             // The guest asks again.
             shared.counters.udp_limit_host += 1;
-            return tftp.end(service);
+            tftp.end(service);
+            return;
         };
         let Some(opening) = tftp.start(service, client, room) else { return cx.host.close(socket) };
         let _ = cx.host.send_to(socket, opening.server, &[Chunk::from(&opening.datagram[..])], None);

@@ -12,6 +12,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::config::Timeouts;
+use crate::frame::Chunk;
 use crate::host::SocketId;
 use crate::port::PortId;
 use crate::stack::Context;
@@ -79,14 +80,14 @@ pub trait TftpService: fmt::Debug {
     /// A datagram has come to the transfer's socket, before any block.
     fn answer(&mut self, transfer: TransferId, from: SocketAddr, datagram: &[u8]) -> TftpAnswer;
 
-    /// Whether the guest ends its transfer by this datagram.
-    fn ends(&self, datagram: &[u8]) -> bool;
+    /// The guest says this to the server; of a longer datagram it is the beginning. Returns whether it ends the transfer by it.
+    fn hears(&mut self, transfer: TransferId, start: &[u8]) -> bool;
 
     /// Whether the server is done with it, so that nothing may be sent to its port any more.
     fn is_over(&self, transfer: TransferId) -> bool;
 
-    /// The transfer is forgotten here.
-    fn end(&mut self, transfer: TransferId);
+    /// The transfer is forgotten here. Returns what to say to the server so that it forgets it too, and does not wait for the guest.
+    fn end(&mut self, transfer: TransferId) -> Vec<Vec<u8>>;
 }
 
 /// All transfers.
@@ -173,10 +174,14 @@ impl Transfers {
         if let Ok(entry) = self.index.find_entry(self.hash.hash_one(transfer.guest), |other| *other == id) {
             entry.remove();
         }
-        cx.host.close(transfer.socket);
-        if let Some(service) = cx.services.tftp() {
-            service.end(transfer.service);
+        let service = cx.services.tftp();
+        let parting = service.filter(|service| !service.is_over(transfer.service)).map(|service| service.end(transfer.service));
+        for datagram in parting.into_iter().flatten() {
+            if let Some(peer) = transfer.peer {
+                let _ = cx.host.send_to(transfer.socket, peer, &[Chunk::from(&datagram[..])], None);
+            }
         }
+        cx.host.close(transfer.socket);
     }
 
     pub(super) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
