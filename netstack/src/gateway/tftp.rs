@@ -23,6 +23,8 @@
 //! Memory is bounded: a window is as large as the transfer's socket can hold, so none of it is lost on the way, and there are as many
 //! transfers as [`crate::config::Limits::tftp_transfers`] says, those that only the server still knows of included.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
 mod reader;
 mod server;
@@ -177,6 +179,26 @@ impl TftpService for Tftp {
         let next = acknowledged.map_or(0, |block| block.wrapping_add(1));
         (0..=granted.window_size.unwrap_or(1)).map(|n| message::acknowledgement(next.wrapping_add(n))).collect()
     }
+}
+
+/// Why this datagram to the server's port is no request that can be served, if it is none.
+pub(crate) fn refused(message: &[u8]) -> Option<TftpRefusal> {
+    let why = Request::parse(message).err()?;
+    Some(why.answer().map_or(TftpRefusal::Nonsense, TftpRefusal::Refused))
+}
+
+/// What the first answer of a server means that need not prove that it is one: a recording's.
+pub(crate) fn recorded_answer(datagram: &[u8]) -> TftpAnswer {
+    match Answer::parse(datagram) {
+        Answer::Data => TftpAnswer::Data,
+        Answer::Options(_) => TftpAnswer::ToGuest(datagram.to_vec()),
+        Answer::Other => TftpAnswer::Refused(datagram.to_vec()),
+    }
+}
+
+/// Whether a guest ends its transfer by this datagram.
+pub(crate) fn ends(datagram: &[u8]) -> bool {
+    message::is_error(datagram)
 }
 
 /// What a guest is told of a file that it does not get.

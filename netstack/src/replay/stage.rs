@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 
+use super::tftp::RecordedTftp;
 use crate::addr::MacAddr;
 use crate::config::{Config, HostForward, Protocol};
 use crate::frame::{Chunk, ChunkMut, Frame, FrameMeta, FrameMut, MAX_FRAME, Offloads};
@@ -15,7 +16,7 @@ use crate::gateway::dhcp::DhcpServer;
 use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::port::{Egress, Halves, Ingress, PortId, Sent};
-use crate::stack::{Context, Counters, DhcpReply, DnsWayBack, Listen, Services, Stack};
+use crate::stack::{Context, Counters, DhcpReply, DnsWayBack, Listen, Services, Stack, TftpService};
 use crate::switch::{Forwarding, Switch};
 use crate::time::Instant;
 
@@ -60,6 +61,7 @@ struct VirtualServices {
     dhcp: Option<DhcpServer>,
     questions: Vec<Question>,
     refuses: bool,
+    tftp: Option<RecordedTftp>,
 }
 
 impl Services for VirtualServices {
@@ -78,6 +80,10 @@ impl Services for VirtualServices {
             self.questions.push(Question { way_back, message: message.to_vec() });
         }
         !self.refuses
+    }
+
+    fn tftp(&mut self) -> Option<&mut dyn TftpService> {
+        self.tftp.as_mut().map(|tftp| tftp as &mut dyn TftpService)
     }
 }
 
@@ -103,7 +109,12 @@ impl Stage {
             let listen = Listen::Port(forward.protocol, forward.host, None);
             forward.host = stack.forward(&mut host, listen, forward.guest)?.1.unwrap_or(forward.host);
         }
-        let services = VirtualServices { dhcp: DhcpServer::new(config), questions: Vec::new(), refuses: false };
+        let services = VirtualServices {
+            dhcp: DhcpServer::new(config),
+            questions: Vec::new(),
+            refuses: false,
+            tftp: RecordedTftp::of(config),
+        };
         let mut stage = Self {
             host,
             now: Instant::ZERO,

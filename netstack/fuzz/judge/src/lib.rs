@@ -9,6 +9,7 @@
 //! | [`frame`] | one frame with its offload state | headers, segmentation, switch and stack agree, and what comes out is right |
 //! | [`dhcp`] | messages, and time | no address for two clients, and answers that others can read |
 //! | [`dns`] | questions, servers' answers, files | answers fit their questions, nothing outlives its TTL |
+//! | [`tftp`] | datagrams to the TFTP server | what is passed on is what was understood, and what is not is refused by its number |
 //! | [`config`] | the texts that users write | what is accepted works and can be written again, what is refused is told why |
 //! | [`capture_file`] | a capture file | what can be read is, can be written again, and harms no engine |
 //! | [`stream_framing`] | a stream in pieces | every frame comes out whole and once |
@@ -28,6 +29,7 @@ pub mod recordings;
 pub mod script;
 pub mod seeds;
 pub mod stream_framing;
+pub mod tftp;
 
 /// A fuzz target.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +43,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "frame", judge: frame::judge, seeds: frame::seeds },
     Target { name: "dhcp", judge: dhcp::judge, seeds: dhcp::seeds },
     Target { name: "dns", judge: dns::judge, seeds: dns::seeds },
+    Target { name: "tftp", judge: tftp::judge, seeds: tftp::seeds },
     Target { name: "config", judge: config::judge, seeds: config::seeds },
     Target { name: "capture_file", judge: capture_file::judge, seeds: capture_file::seeds },
     Target { name: "stream_framing", judge: stream_framing::judge, seeds: stream_framing::seeds },
