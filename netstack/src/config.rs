@@ -209,6 +209,12 @@ pub struct Limits {
     pub http_connections: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
+    /// Datagrams of which some fragments have come and others are missing; behind each port, so that guests cannot displace each other's.
+    pub reassembly_datagrams: usize,
+    /// Bytes of their fragments; behind each port.
+    pub reassembly_bytes: usize,
+    /// Fragments of one datagram.
+    pub reassembly_fragments: usize,
 }
 
 impl Default for Limits {
@@ -223,6 +229,10 @@ impl Default for Limits {
             tftp_transfers: 64,
             http_connections: 64,
             neighbours: 1024,
+            reassembly_datagrams: 64,
+            reassembly_bytes: 4 << 20,
+            // As many as a datagram of 48 KiB has on the smallest link that IPv4 allows.
+            reassembly_fragments: 1024,
         }
     }
 }
@@ -247,6 +257,10 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// An IPv4 datagram of which fragments are missing: 30 s, as Linux has it (RFC 1122 section 3.3.2 wants it fixed, and suggests more).
+    pub reassembly_v4: Duration,
+    /// Likewise IPv6: RFC 8200 section 4.5 says 60 s.
+    pub reassembly_v6: Duration,
     /// A TFTP transfer in which the guest says nothing. The server gives up earlier by itself, unless a disk keeps it waiting.
     pub tftp_idle: Duration,
 }
@@ -262,6 +276,8 @@ impl Default for Timeouts {
             guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            reassembly_v4: Duration::from_secs(30),
+            reassembly_v6: Duration::from_secs(60),
             tftp_idle: Duration::from_secs(60),
         }
     }

@@ -32,6 +32,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "busybox-static", witness: Witness::Program("busybox") },
     Package { name: "bind9-dnsutils", witness: Witness::Program("dig") },
     Package { name: "iputils-ping", witness: Witness::Program("ping") },
+    Package { name: "samba", witness: Witness::Program("smbd") },
+    Package { name: "smbclient", witness: Witness::Program("smbclient") },
     Package { name: "socat", witness: Witness::Program("socat") },
     Package { name: "curl", witness: Witness::Program("curl") },
     Package { name: "ipxe-qemu", witness: Witness::File("/usr/lib/ipxe/qemu/pxe-e1000.rom") },
