@@ -46,9 +46,9 @@ pub(super) fn measure(_: &Options) -> Result<Vec<Figure>> {
     for _ in 0..SIZE >> 20 {
         file.write_all(&block)?;
     }
-    let libslirp = rate(libslirp(&served)?, LIBSLIRP)?;
-    let small = rate(slipway(place.path(), &served, 1500)?, SMALL)?;
-    let large = rate(slipway(place.path(), &served, 65520)?, LARGE)?;
+    let libslirp = rate(&libslirp(&served)?, LIBSLIRP)?;
+    let small = rate(&slipway(place.path(), &served, 1500)?, SMALL)?;
+    let large = rate(&slipway(place.path(), &served, 65520)?, LARGE)?;
     let beside = |what, ours, asked| Figure::beside(what, "MB/s", ours, ("libslirp", libslirp), asked);
     Ok(vec![
         beside("64 MiB, windowsize 16", large, Asked::AtLeast(10.0)),
@@ -70,7 +70,7 @@ impl Drop for Network {
 }
 
 /// Loads the file twice, and tells the rate of the second time, in MB/s.
-fn rate(network: Network, wish: Wish) -> Result<f64> {
+fn rate(network: &Network, wish: Wish) -> Result<f64> {
     let mut client = Client::new(network.link.try_clone()?)?;
     client.load("image", wish)?;
     let begin = Instant::now();
