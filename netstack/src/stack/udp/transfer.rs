@@ -13,7 +13,7 @@ use slab::Slab;
 
 use crate::config::Timeouts;
 use crate::frame::Chunk;
-use crate::host::SocketId;
+use crate::host::{SendOptions, SocketId};
 use crate::port::PortId;
 use crate::stack::Context;
 use crate::stack::hash::Keyed;
@@ -178,7 +178,7 @@ impl Transfers {
         let parting = service.filter(|service| !service.is_over(transfer.service)).map(|service| service.end(transfer.service));
         for datagram in parting.into_iter().flatten() {
             if let Some(peer) = transfer.peer {
-                let _ = cx.host.send_to(transfer.socket, peer, &[Chunk::from(&datagram[..])], None);
+                let _ = cx.host.send_to(transfer.socket, peer, &[Chunk::from(&datagram[..])], SendOptions::default());
             }
         }
         cx.host.close(transfer.socket);
