@@ -67,7 +67,7 @@ impl Nat {
         Self {
             mappings: Mappings::new(limits, timeouts, hash),
             forwards: Forwards::new(limits, timeouts, hash),
-            transfers: Transfers::new(timeouts, hash),
+            transfers: Transfers::new(limits, timeouts, hash),
             ready: VecDeque::new(),
             blocked: HashMap::with_hasher(hash),
             seeking: HashMap::with_hasher(hash),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use netstack::config::{BootConfig, Config};
+use netstack::config::{BootConfig, Config, Limits};
 use netstack::host::sim::Operation;
 use netstack::stack::{TftpRefusal, TransferId};
 use netstack::time::Duration;
@@ -157,7 +157,7 @@ fn a_transfer_is_over_when_the_server_says_so_and_then_its_port_hears_no_more() 
     assert_eq!((sent(&mut world), world.counters().drop_no_flow), (vec![], 1));
     world.pass(Duration::from_secs(6));
     assert_eq!(world.host.open_sockets(), 0);
-    assert_eq!(sent(&mut world), [], "nor a farewell");
+    assert_eq!((sent(&mut world), tftp(&mut world).ended.clone()), (vec![], vec![TransferId(1)]), "nor a farewell");
 }
 
 #[test]
@@ -241,6 +241,18 @@ fn a_restricted_guest_boots_over_ipv4() {
     assert_eq!(sent(&mut world), [(transfer(), vec![0, 4, 0, 1])]);
     say(&mut world, at("[fec0::2]:69"), b"a request");
     assert_eq!((sent(&mut world), tftp(&mut world).requests.len()), (vec![], 1));
+}
+
+#[test]
+fn what_is_over_makes_room_when_there_is_none() {
+    let limits = Limits { tftp_transfers: 3, ..Limits::default() };
+    let mut world = world_with(Config { limits, ..Config::default() });
+    tftp(&mut world).over = true;
+    for port in 0..10 {
+        say_from(&mut world, 5000 + port, at("10.0.2.2:69"), b"a request");
+        assert!(world.host.open_sockets() <= 3);
+    }
+    assert_eq!((tftp(&mut world).requests.len(), tftp(&mut world).ended.len()), (10, 9));
 }
 
 #[test]

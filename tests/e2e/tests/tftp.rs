@@ -135,6 +135,15 @@ fn a_restricted_guest_and_one_without_the_hosts_loopback_have_their_files() {
 }
 
 #[test]
+fn many_small_files_come_one_after_the_other() {
+    // More than there may be at once, and faster than what is over is looked for.
+    let served = Served::new();
+    let mut guest = served.guest();
+    guest.run_within(LONG_PATIENCE, "for n in $(seq 100); do tftp -m binary 10.0.2.2 -c get small got$n || exit 1; done").success();
+    assert_eq!(guest.succeed("cat got* | wc -l"), "100");
+}
+
+#[test]
 fn other_users_of_the_host_get_nothing_from_the_server() {
     let served = Served::new();
     let mut guest = served.guest();

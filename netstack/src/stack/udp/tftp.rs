@@ -84,6 +84,7 @@ impl Nat {
             }
             self.transfers.remove(cx, id);
         }
+        self.transfers.make_room(cx);
         let Some(tftp) = cx.services.tftp() else { return };
         let headers = if guest.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN } + UDP_HEADER_LEN + BLOCK_HEADER;
         let refusal = match tftp.request(&message, usize::from(cx.link.mtu(station.port)).saturating_sub(headers)) {

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use hashbrown::HashTable;
 use slab::Slab;
 
-use crate::config::Timeouts;
+use crate::config::{Limits, Timeouts};
 use crate::frame::Chunk;
 use crate::host::{SendOptions, SocketId};
 use crate::port::PortId;
@@ -97,6 +97,7 @@ pub(super) struct Transfers {
     index: HashTable<u32>,
     hash: Keyed,
     generation: u32,
+    limit: usize,
     pub(super) idle: Duration,
 }
 
@@ -121,8 +122,15 @@ pub(super) struct Transfer {
 }
 
 impl Transfers {
-    pub(super) fn new(timeouts: &Timeouts, hash: Keyed) -> Self {
-        Self { transfers: Slab::new(), index: HashTable::new(), hash, generation: 0, idle: timeouts.tftp_idle }
+    pub(super) fn new(limits: &Limits, timeouts: &Timeouts, hash: Keyed) -> Self {
+        Self {
+            limit: limits.tftp_transfers,
+            transfers: Slab::new(),
+            index: HashTable::new(),
+            hash,
+            generation: 0,
+            idle: timeouts.tftp_idle,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -174,14 +182,34 @@ impl Transfers {
         if let Ok(entry) = self.index.find_entry(self.hash.hash_one(transfer.guest), |other| *other == id) {
             entry.remove();
         }
-        let service = cx.services.tftp();
-        let parting = service.filter(|service| !service.is_over(transfer.service)).map(|service| service.end(transfer.service));
-        for datagram in parting.into_iter().flatten() {
+        let mut parting = Vec::new();
+        if let Some(service) = cx.services.tftp() {
+            let is_over = service.is_over(transfer.service);
+            parting = service.end(transfer.service);
+            if is_over {
+                // Its port may be somebody else's by now.
+                parting.clear();
+            }
+        }
+        for datagram in parting {
             if let Some(peer) = transfer.peer {
                 let _ = cx.host.send_to(transfer.socket, peer, &[Chunk::from(&datagram[..])], SendOptions::default());
             }
         }
         cx.host.close(transfer.socket);
+    }
+
+    /// Ends what is over, if there are as many transfers as there may be: others may come as fast as these have gone.
+    pub(super) fn make_room(&mut self, cx: &mut Context<'_>) {
+        if self.transfers.len() < self.limit {
+            return;
+        }
+        let Some(service) = cx.services.tftp() else { return };
+        let over: Vec<usize> =
+            self.transfers.iter().filter(|(_, transfer)| service.is_over(transfer.service)).map(|(id, _)| id).collect();
+        for id in over {
+            self.remove(cx, id as u32);
+        }
     }
 
     pub(super) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
