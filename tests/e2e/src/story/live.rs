@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -14,7 +16,7 @@ use netstack::frame::{Checksum, FrameMeta};
 use netstack::host::sim::SimHost;
 
 use super::Story;
-use super::link::{Datagrams, Link, Resolver, Sent, Stream, loopback, pattern_of};
+use super::link::{Datagrams, FILES, Link, Resolver, Sent, Stream, loopback, pattern_of};
 use crate::PATIENCE;
 use crate::host::{listen, seen_by_guests, serve};
 use crate::namespace::Process;
@@ -48,6 +50,7 @@ pub struct Live {
     /// Where each server of datagrams has seen the guest last.
     seen: HashMap<SocketAddr, Arc<Mutex<Option<SocketAddr>>>>,
     network: Network,
+    _files: Files,
 }
 
 /// What is kept alive meanwhile.
@@ -72,6 +75,8 @@ impl Live {
         let user = story.user;
         let forward = user.contains("{port}").then(free_port);
         let user = forward.map_or_else(|| user.to_owned(), |port| user.replace("{port}", &port.to_string()));
+        let files = Files::new();
+        let user = user.replace("{files}", &files.path());
         let (frames, network) = match kind {
             Kind::Libslirp => qemu(&user),
             Kind::Slipway => {
@@ -80,7 +85,7 @@ impl Live {
             }
         };
         frames.set_write_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
-        Self { frames, began: Instant::now(), forward, seen: HashMap::new(), network }
+        Self { frames, began: Instant::now(), forward, seen: HashMap::new(), network, _files: files }
     }
 
     /// Whether the network still runs.
@@ -100,6 +105,25 @@ impl Live {
         // What has begun comes to its end.
         read_exact_before(&mut self.frames, &mut frame, Instant::now() + PATIENCE)?;
         Ok(frame)
+    }
+}
+
+/// The files that a gateway serves, in a directory that everybody may read.
+#[derive(Debug)]
+pub(super) struct Files(tempfile::TempDir);
+
+impl Files {
+    pub(super) fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("slipway-files-").tempdir().expect("a temporary directory");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permissions of a directory of ours");
+        for (name, len) in FILES {
+            fs::write(directory.path().join(name), pattern_of(len)).expect("a file of ours");
+        }
+        Self(directory)
+    }
+
+    pub(super) fn path(&self) -> String {
+        self.0.path().display().to_string()
     }
 }
 
