@@ -42,6 +42,8 @@ fn a_guest_pings_the_world() {
 #[test]
 fn large_echo_requests_are_cut_where_they_may_be() {
     let mut guest = guest();
+    // No router of IPv6 cuts anything: the first is lost for what the host learns from it.
+    guest.run(&format!("ping -n -c 1 -W 5 -M dont -s 4000 {FAR6}")).failure();
     for (target, len) in [(FAR, 1400), (FAR, 4000), (FAR6, 4000)] {
         let told = guest.succeed(&format!("ping -n -c 2 -i 0.2 -W 5 -M dont -s {len} {target}"));
         assert!(told.contains("2 received, 0% packet loss"), "{told}");
