@@ -191,10 +191,11 @@ pub const KNOWN: &[Known] = &[
         slipway: "ICMP type 3 code 3",
         why: "a host that is there and has no such port says so; that its network cannot be reached is not true",
     },
+    Known { what: "answer of a closed port*: hop limit", libslirp: "255", slipway: "64", why: "likewise" },
     Known {
-        what: "answer of a closed port: from",
-        libslirp: "127.0.0.1",
-        slipway: "10.0.2.2",
+        what: "answer of a closed port*: from",
+        libslirp: "*1",
+        slipway: "*2",
         why: "the gateway stands for the host's loopback address, which guests are never shown: what comes from there, they drop",
     },
     Known {

@@ -36,7 +36,7 @@ pub(super) const STORIES: &[Story] = &[
     )
     .spared(FAR_AWAY),
     Story::new("icmp/hop-limit", "what may cross no router gets no further than the gateway", hop_limit)
-        .spared("libslirp answers only datagrams, and connects to hosts of the world for the rest"),
+        .spared("libslirp does not heed the hop limit of echo requests, and would ping hosts of the world"),
 ];
 
 const FAR_AWAY: &str = "the hosts of the world, and the way there, are made up";
