@@ -10,9 +10,9 @@ use super::EngineError;
 use super::builder::Hooks;
 use crate::addr::MacAddr;
 use crate::config::Config;
-use crate::gateway::command::Commands;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
+use crate::gateway::guest_forward::GuestForwards;
 use crate::gateway::tftp::Tftp;
 use crate::host::StreamService;
 use crate::host::kernel::{ServiceConnector, ServiceStream};
@@ -28,7 +28,8 @@ pub(super) struct Gateway {
     names: Arc<Names>,
     /// The DNS server's addresses: IPv4, IPv6.
     servers: [Option<IpAddr>; 2],
-    commands: Option<Arc<Commands>>,
+    /// What runs for guests: here too, so that it outlives the last of its streams.
+    forwards: Arc<GuestForwards>,
     tftp: Option<Tftp>,
 }
 
@@ -48,23 +49,23 @@ impl Gateway {
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
         let tftp = config.boot.tftp_root.as_ref().map(|root| Tftp::start(root, config.limits.tftp_transfers)).transpose()?;
         let streams = dns.clone();
-        let forwards = hooks.guest_forwards(config)?;
-        let commands = forwards.commands.clone();
+        let forwards = Arc::new(hooks.guest_forwards(config)?);
+        let targets = Arc::clone(&forwards);
         let connector: ServiceConnector = Box::new(move |service, guest| match service {
             StreamService::Dns => {
                 let (ours, theirs) = ServiceStream::pair()?;
                 streams.stream(theirs, guest).map_err(|_| io::ErrorKind::ConnectionRefused)?;
                 Ok(ours)
             }
-            StreamService::GuestForward(number) => forwards.open(number, guest),
-            StreamService::Smb(port) => forwards.open_smb(port, guest),
+            StreamService::GuestForward(number) => targets.open(number, guest),
+            StreamService::Smb(port) => targets.open_smb(port, guest),
         });
-        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, commands, tftp }, answers, connector))
+        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, forwards, tftp }, answers, connector))
     }
 
     /// Ends what runs for guests, and waits until it has ended.
     pub(super) async fn end(&self) {
-        if let Some(commands) = &self.commands {
+        if let Some(commands) = &self.forwards.commands {
             commands.end().await;
         }
     }

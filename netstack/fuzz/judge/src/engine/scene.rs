@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::addr::MacAddr;
-use netstack::config::{Config, Limits, Protocol};
+use netstack::config::{Config, GuestForward, GuestTarget, Limits, Protocol, SmbConfig};
 use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
 use netstack::gateway::dhcp::DhcpServer;
 use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer};
@@ -127,6 +127,10 @@ impl Scene {
                 ..Limits::default()
             };
         }
+        if sizes & 8 != 0 {
+            config.guest_forwards = guest_forwards();
+            config.smb = Some(SmbConfig { server: Some(Ipv4Addr::new(10, 0, 2, 77)), ..SmbConfig::default() });
+        }
         match flags >> 6 {
             1 => config.ipv4 = None,
             2 => config.ipv6 = None,
@@ -197,6 +201,8 @@ impl Scene {
             }
         }
         self.host.serve_service(StreamService::Dns, Server::new(Program::Echo));
+        self.host.serve_service(StreamService::GuestForward(1), Server::new(Program::Echo));
+        self.host.serve_local("/run/server", Server::new(Program::Source(100_000)));
         for ip in hosts() {
             self.host.serve_udp(SocketAddr::new(ip, 7), UdpServer::Echo);
         }
@@ -405,6 +411,17 @@ pub(super) fn hosts() -> [IpAddr; 4] {
         Ipv4Addr::LOCALHOST.into(),
         Ipv6Addr::LOCALHOST.into(),
     ]
+}
+
+/// Servers at an address of the guests' network, at ports where others have theirs too.
+fn guest_forwards() -> Vec<GuestForward> {
+    let targets = [
+        GuestTarget::Unix("/run/server".into()),
+        GuestTarget::Command("cat".to_owned()),
+        GuestTarget::Tcp(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 81)),
+    ];
+    let forward = |(port, target)| GuestForward { server: Some(Ipv4Addr::new(10, 0, 2, 77).into()), port, target };
+    (80..).zip(targets).map(forward).collect()
 }
 
 /// Where a guest sends to.
