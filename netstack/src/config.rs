@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use serde::Serialize;
 
 pub use self::forward::{HostForward, HostSide, Protocol, SOCKET_PATH_MAX};
 pub use self::guest_forward::{GuestForward, GuestTarget, SMB_PORTS, SmbConfig};
@@ -177,7 +178,7 @@ impl Default for DnsConfig {
 }
 
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// TCP connections, in any state.
     pub tcp_flows: usize,
@@ -193,6 +194,10 @@ pub struct Limits {
     pub udp_peers: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
+    /// Clients of the API at once.
+    pub api_clients: usize,
+    /// Bytes of a request to the API.
+    pub api_request_bytes: usize,
 }
 
 impl Default for Limits {
@@ -205,12 +210,14 @@ impl Default for Limits {
             udp_mappings: 16_384,
             udp_peers: 256,
             neighbours: 1024,
+            api_clients: 64,
+            api_request_bytes: 64 << 10,
         }
     }
 }
 
 /// How long idle things are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// A connection attempt to the host's side.
     pub tcp_connect: Duration,
@@ -229,6 +236,8 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// A client of the API that sends no request, or does not take its answer.
+    pub api_stall: Duration,
 }
 
 impl Default for Timeouts {
@@ -242,6 +251,7 @@ impl Default for Timeouts {
             guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            api_stall: Duration::from_secs(5),
         }
     }
 }

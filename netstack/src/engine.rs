@@ -28,6 +28,7 @@ use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
 use crate::config::Config;
+use crate::control::Info;
 use crate::gateway::dns;
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
@@ -334,6 +335,7 @@ impl Engine {
             Command::StartCapture { opened, reply } => self.start_capture(*opened, reply),
             Command::StopCapture { id, reply } => drop(reply.send(self.switch.recorder().stop(id))),
             Command::Captures(reply) => drop(reply.send(self.switch.recorder().list())),
+            Command::Info(reply) => drop(reply.send(Info::new(&self.config, self.started.elapsed().as_secs_f64()))),
             Command::Shutdown => {}
         }
     }
@@ -348,6 +350,7 @@ impl Engine {
         counters.capture_frames = captures.recorded;
         counters.capture_cut = captures.cut;
         counters.capture_dropped = captures.dropped;
+        self.handle.tally().tell(&mut counters);
         for port in &self.ports {
             let ingress = self.switch.ingress(port.id).map_or(0, |ingress| ingress.dropped());
             let egress = self.switch.egress().get(port.id).map_or(0, |egress| egress.dropped());

@@ -9,6 +9,7 @@
 mod capture;
 mod cli;
 pub mod completions;
+mod ctl;
 pub mod demo;
 mod descriptor;
 mod diagnose;
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Netns(args) => netns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Completions { shell } => completions::completions(Cli::command(), shell),
         Command::Man { dir } => completions::man(Cli::command(), dir.as_deref()),

@@ -1,12 +1,14 @@
 //! Telling a running engine things, and asking it.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{BoundForward, ForwardId, ForwardRefused};
 use crate::capture::{CaptureError, CaptureId, CaptureInfo, Ending, Opened};
 use crate::config::HostForward;
+use crate::control::{Info, Tally};
 use crate::gateway::dhcp::Lease;
 use crate::port::{Port, PortId};
 use crate::stack::{Counters, FlowInfo};
@@ -15,6 +17,7 @@ use crate::stack::{Counters, FlowInfo};
 #[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    tally: Arc<Tally>,
 }
 
 /// The engine has ended.
@@ -50,12 +53,32 @@ pub(super) enum Command {
     StartCapture { opened: Box<Opened>, reply: oneshot::Sender<Result<CaptureId, CaptureError>> },
     StopCapture { id: CaptureId, reply: oneshot::Sender<Option<Ending>> },
     Captures(oneshot::Sender<Vec<CaptureInfo>>),
+    Info(oneshot::Sender<Info>),
     Shutdown,
 }
 
 impl Handle {
-    pub(super) const fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands }
+    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands, tally: Arc::default() }
+    }
+
+    /// What the API of this engine counts.
+    pub(crate) const fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Waits until the engine has ended.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
+    /// What the network is.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn info(&self) -> Result<Info, EngineGone> {
+        self.ask(Command::Info).await
     }
 
     /// Joins a guest to the network.

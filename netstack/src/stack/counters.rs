@@ -116,6 +116,16 @@ counters! {
     capture_cut,
     /// Frames that were not recorded, because writing was too slow.
     capture_dropped,
+    /// Commands that were carried out over the API.
+    api_commands,
+    /// Requests to the API that were refused: no command, or one that could not be carried out.
+    api_refused,
+    /// Clients of the API turned away: as many at once as `Limits::api_clients` allows.
+    api_limit_clients,
+    /// Requests to the API refused: longer than `Limits::api_request_bytes` allows.
+    api_limit_request_bytes,
+    /// Clients of the API cut off: they sent or took nothing for as long as `Timeouts::api_stall`.
+    api_stalled,
     /// Neighbours forgotten because `Limits::neighbours` was reached.
     neighbours_evicted,
 }

@@ -4,7 +4,9 @@
 //! as is asked, so that a machine that slows down or speeds up meanwhile does so for both. What it returns are figures; what was asked
 //! stands beside each, and medians are compared with it.
 
+mod api;
 mod figure;
+mod forwards;
 mod hostfwd;
 
 use std::path::PathBuf;
@@ -48,6 +50,10 @@ pub(crate) struct Options {
 enum Part {
     /// Connections through a forwarded port, beside a server on the host.
     Hostfwd,
+    /// Forwards that come and go while a stream goes through another one.
+    Forwards,
+    /// Commands over the API while a guest transfers as much as it can.
+    Api,
 }
 
 impl Part {
@@ -55,6 +61,8 @@ impl Part {
     fn measure(self, options: &Options) -> Result<Vec<Figure>> {
         match self {
             Self::Hostfwd => hostfwd::measure(options),
+            Self::Forwards => forwards::measure(options),
+            Self::Api => api::measure(options),
         }
     }
 }
