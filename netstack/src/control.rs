@@ -120,7 +120,22 @@ macro_rules! commands {
     };
 }
 
-commands!(AddHostfwd, ListHostfwd, RemoveHostfwd, GetInfo, ListFlows, GetCounters, Shutdown);
+commands!(
+    AddHostfwd,
+    ListHostfwd,
+    RemoveHostfwd,
+    GetInfo,
+    ListFlows,
+    ListLeases,
+    GetDns,
+    GetCounters,
+    ListPorts,
+    SetLink,
+    StartCapture,
+    StopCapture,
+    ListCaptures,
+    Shutdown,
+);
 
 /// A command that was not carried out, and whether slirp4netns has it.
 #[derive(Debug)]

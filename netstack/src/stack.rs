@@ -52,6 +52,7 @@ use self::tcp::Relay;
 use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
+pub use self::udp::UdpFlowInfo;
 use crate::addr::MacAddr;
 use crate::config::{Config, Ipv6Config};
 use crate::frame::Frame;
@@ -400,6 +401,11 @@ impl Stack {
     /// All TCP connections.
     pub fn flows(&self) -> impl Iterator<Item = FlowInfo> {
         self.tcp.flows()
+    }
+
+    /// All UDP mappings and clients of UDP forwards.
+    pub fn udp_flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.udp.flows(now)
     }
 }
 

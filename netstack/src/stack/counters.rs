@@ -104,11 +104,13 @@ counters! {
     udp_datagrams_in,
     /// ICMP messages about unreachable destinations sent to guests.
     icmp_errors_out,
+    /// Dropped: a frame from a guest whose link is down.
+    drop_link_down,
     /// Dropped by ports: what a guest sent that is no frame, or what it did not take though it had said that it would.
     drop_port,
     /// Frames that guests sent each other; once for each port that they went to.
     switch_forwarded,
-    /// Dropped between guests: the other port was full, or the frame was too long for it or contradicted itself.
+    /// Dropped between guests: the other port was full or its link down, or the frame was too long for it or contradicted itself.
     switch_dropped,
     /// Frames that were recorded; once for each capture.
     capture_frames,

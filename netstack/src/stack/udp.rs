@@ -32,11 +32,23 @@ use crate::config::{Limits, Timeouts};
 use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
 use crate::host::{Event, Received, SocketId};
 use crate::port::{PortId, Sent};
+use crate::time::{Duration, Instant};
 
 /// Datagrams that one socket delivers in one turn before others get theirs.
 const TURN_DATAGRAMS: usize = 64;
 
 const MAX_CHUNKS: usize = 64;
+
+/// Who has spoken UDP lately, for people and programs to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpFlowInfo {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The client of a forward, as the guest sees it; `None` for what a guest has begun, which may go to many.
+    pub client: Option<SocketAddr>,
+    /// For how long nothing was sent.
+    pub idle: Duration,
+}
 
 /// All UDP mappings and forwards.
 #[derive(Debug)]
@@ -242,6 +254,11 @@ impl Nat {
 
     pub(crate) fn len(&self) -> usize {
         self.mappings.len()
+    }
+
+    /// All mappings, and all clients of forwards.
+    pub(crate) fn flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.mappings.flows(now).chain(self.forwards.flows(now))
     }
 
     /// Entries on the lists of those that have something to do, or wait for a full port.

@@ -8,6 +8,7 @@ use slab::Slab;
 
 use crate::config::{Limits, Timeouts};
 use crate::host::SocketId;
+use super::UdpFlowInfo;
 use crate::port::PortId;
 use crate::stack::Shared;
 use crate::stack::hash::Keyed;
@@ -111,6 +112,15 @@ impl Forwards {
 
     pub(super) fn len(&self) -> usize {
         self.forwards.len()
+    }
+
+    /// All clients.
+    pub(super) fn flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.clients.iter().map(move |(_, client)| UdpFlowInfo {
+            guest: client.guest,
+            client: Some(client.seen),
+            idle: now.since(client.used),
+        })
     }
 
     /// The socket and the real address of the client that the guest at `guest`, behind `port`, sees as `seen`.
