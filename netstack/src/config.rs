@@ -37,6 +37,8 @@ pub struct Config {
     pub dhcp: DhcpConfig,
     /// How names are resolved.
     pub dns: DnsConfig,
+    /// What guests can load from the gateway.
+    pub boot: BootConfig,
     /// Ports of the host that lead to guests.
     pub host_forwards: Vec<HostForward>,
     /// Ports of virtual hosts that lead to the host's side.
@@ -60,6 +62,7 @@ impl Default for Config {
             full_cone: false,
             dhcp: DhcpConfig::default(),
             dns: DnsConfig::default(),
+            boot: BootConfig::default(),
             host_forwards: Vec::new(),
             guest_forwards: Vec::new(),
             smb: None,
@@ -177,6 +180,13 @@ impl Default for DnsConfig {
     }
 }
 
+/// What guests can load from the gateway, to boot from or else. Nothing is ever written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootConfig {
+    /// The directory whose files the TFTP server on the gateway serves; `None` for no server.
+    pub tftp_root: Option<PathBuf>,
+}
+
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limits {
@@ -192,6 +202,8 @@ pub struct Limits {
     pub udp_mappings: usize,
     /// Remote addresses that one UDP mapping remembers for its filter.
     pub udp_peers: usize,
+    /// TFTP transfers, until the server has closed them.
+    pub tftp_transfers: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
     /// Clients of the API at once.
@@ -209,6 +221,7 @@ impl Default for Limits {
             guest_forward_commands: 256,
             udp_mappings: 16_384,
             udp_peers: 256,
+            tftp_transfers: 64,
             neighbours: 1024,
             api_clients: 64,
             api_request_bytes: 64 << 10,
@@ -236,6 +249,8 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// A TFTP transfer in which the guest says nothing. The server gives up earlier by itself, unless a disk keeps it waiting.
+    pub tftp_idle: Duration,
     /// A client of the API that sends no request, or does not take its answer.
     pub api_stall: Duration,
 }
@@ -251,6 +266,7 @@ impl Default for Timeouts {
             guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            tftp_idle: Duration::from_secs(60),
             api_stall: Duration::from_secs(5),
         }
     }

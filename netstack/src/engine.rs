@@ -31,7 +31,7 @@ pub use self::links::{NoSuchPort, PortName};
 use self::services::Gateway;
 use crate::config::Config;
 use crate::control::Info;
-use crate::gateway::dns;
+use crate::gateway::{dns, tftp};
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
@@ -63,6 +63,9 @@ pub enum EngineError {
     /// The DNS service did not start.
     #[error(transparent)]
     Dns(#[from] dns::StartError),
+    /// The TFTP server did not start.
+    #[error(transparent)]
+    Tftp(#[from] tftp::StartError),
 }
 
 /// A user-mode network: a stack, the host's sockets, the services, and the ports to the guests.

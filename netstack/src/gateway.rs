@@ -2,3 +2,5 @@
 
 pub mod dhcp;
 pub mod dns;
+pub mod files;
+pub mod tftp;

@@ -171,6 +171,13 @@ pub trait Host: fmt::Debug {
     /// When there are no more descriptors or ports, or the address is taken, or there is no such interface.
     fn bind_datagram(&mut self, local: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)>;
 
+    /// Has a datagram socket hold `wanted` bytes that were not received yet, as the kernel counts them, or as many as may be. Returns
+    /// how many it holds.
+    fn receive_room(&mut self, socket: SocketId, wanted: usize) -> usize {
+        let _ = socket;
+        wanted
+    }
+
     /// Sends a datagram, or, with `segment`, several of that many bytes each (`UDP_SEGMENT`).
     ///
     /// # Errors

@@ -52,7 +52,7 @@ use self::tcp::Relay;
 use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
-pub use self::udp::UdpFlowInfo;
+pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId, UdpFlowInfo};
 use crate::addr::MacAddr;
 use crate::config::{Config, Ipv6Config};
 use crate::frame::Frame;
@@ -87,6 +87,11 @@ pub trait Services: fmt::Debug {
 
     /// A guest's question to the DNS server over UDP. The answer comes later, by [`Stack::send_dns`]. Returns whether it was taken.
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool;
+
+    /// The TFTP server, if there is one.
+    fn tftp(&mut self) -> Option<&mut dyn TftpService> {
+        None
+    }
 }
 
 /// What the DHCP server answers.
@@ -288,7 +293,9 @@ impl Stack {
         match Owner::of(event.token) {
             Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
             Some(Owner::TcpListener { id, generation }) => self.tcp.accept(cx, &mut self.shared, id, generation),
-            Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. })) => self.udp.host_event(cx, owner, event),
+            Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. } | Owner::TftpTransfer { .. })) => {
+                self.udp.host_event(cx, owner, event);
+            }
             _ => {}
         }
     }
@@ -309,7 +316,9 @@ impl Stack {
             match owner {
                 Owner::TcpRetransmit { id } => self.tcp.retransmit(cx, &mut self.shared, id),
                 Owner::TcpExpire { id } => self.tcp.expire(cx, &mut self.shared, id),
-                Owner::UdpMapping { .. } | Owner::UdpClient { .. } => self.udp.expire(cx, &mut self.shared, owner),
+                Owner::UdpMapping { .. } | Owner::UdpClient { .. } | Owner::TftpTransfer { .. } => {
+                    self.udp.expire(cx, &mut self.shared, owner);
+                }
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::TcpListener { id, generation } => self.tcp.accept(cx, &mut self.shared, id, generation),
                 Owner::UdpForward { id, generation } => self.udp.seek_again(id, generation),

@@ -56,17 +56,20 @@ DHCP and DNS
   hostname=NAME                the guests' host name
   domainname=NAME              their domain
   dnssearch=NAME               a domain to search (repeatable)
-  tftp-server-name=NAME        the server to boot from
-  bootfile=NAME                the file to boot, or a URL
   lease=MAC/ADDR               an address that is kept for a guest (repeatable) *
   lease-time=SECONDS           how long a lease lasts [86400] *
   ntp=ADDR                     a time server (repeatable) *
   route=NET/LEN[:VIA]          a route for the guests [via the gateway] (repeatable) *
   dns-server=ADDR[:PORT]       ask this server instead of those in resolv.conf (repeatable) *
 
+Booting from the network
+  tftp=DIR                     serve the files of this directory by TFTP on the gateway, to guests only
+  bootfile=NAME                the file to boot, or a URL
+  tftp-server-name=NAME        the server to boot from [the gateway]
+
 Others
   id=NAME                      accepted, without effect
-  tftp=, smb=, smbserver=, guestfwd=
+  smb=, smbserver=, guestfwd=
                                not built yet: refused
   * not in QEMU";
 
@@ -280,6 +283,7 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "domainname" => dhcp.domain_name = Some(given.domain("domainname", "example.org")?),
         "dnssearch" => dhcp.search.push(given.domain("dnssearch", "example.org")?),
         "tftp-server-name" => dhcp.tftp_server_name = Some(given.short("tftp-server-name", "10.0.2.2", 255)?),
+        "tftp" => config.boot.tftp_root = Some(given.text("tftp", "/srv/tftp")?.into()),
         "bootfile" => dhcp.bootfile = Some(given.short("bootfile", "pxelinux.0", 255)?),
         "ntp" => dhcp.ntp.push(given.parsed("ntp", "an IPv4 address, the only kind that DHCPv4 can tell", "10.0.2.2")?),
         "lease-time" => dhcp.lease_time = lease_time(given)?,
@@ -353,7 +357,6 @@ fn host_forward(given: &Given<'_>) -> Result<HostForward, OptionError> {
 /// Options of QEMU's that nothing here can carry out.
 fn not_built(name: &str) -> Option<OptionError> {
     let (option, instead) = match name {
-        "tftp" => ("tftp", "run a TFTP server where guests can reach it and name it with tftp-server-name="),
         "smb" => ("smb", "share the directory by another way, such as SSH through hostfwd="),
         "smbserver" => ("smbserver", "leave it out, there is no SMB server to move"),
         "guestfwd" => ("guestfwd", "let guests use the gateway's address, which leads to services on the host's loopback address"),

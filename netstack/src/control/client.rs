@@ -79,11 +79,8 @@ impl Client {
     /// When it was not, or the answer makes no sense.
     pub fn call<C: Command>(&self, command: &C) -> Result<C::Reply, CallError> {
         let answer = self.call_raw(command)?;
-        let reply = if C::BARE {
-            serde_json::from_str(&answer)
-        } else {
-            serde_json::from_str(&answer).map(|Answer { reply }| reply)
-        };
+        let reply =
+            if C::BARE { serde_json::from_str(&answer) } else { serde_json::from_str(&answer).map(|Answer { reply }| reply) };
         reply.map_err(|_| CallError::Strange(answer))
     }
 

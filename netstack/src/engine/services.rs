@@ -11,10 +11,11 @@ use crate::addr::MacAddr;
 use crate::config::Config;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
+use crate::gateway::tftp::Tftp;
 use crate::host::StreamService;
 use crate::host::kernel::{ServiceConnector, ServiceStream};
 use crate::port::PortId;
-use crate::stack::{DhcpReply, DnsWayBack, Services};
+use crate::stack::{DhcpReply, DnsWayBack, Services, TftpService};
 use crate::time::Instant;
 
 /// The services of one network.
@@ -25,6 +26,7 @@ pub(super) struct Gateway {
     names: Arc<Names>,
     /// The DNS server's addresses: IPv4, IPv6.
     servers: [Option<IpAddr>; 2],
+    tftp: Option<Tftp>,
 }
 
 impl Gateway {
@@ -41,6 +43,7 @@ impl Gateway {
             dns: both(servers[0], servers[1]),
         };
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
+        let tftp = config.boot.tftp_root.as_ref().map(|root| Tftp::start(root, config.limits.tftp_transfers)).transpose()?;
         let streams = dns.clone();
         let connector: ServiceConnector = Box::new(move |service, guest| {
             let (ours, theirs) = ServiceStream::pair()?;
@@ -50,7 +53,7 @@ impl Gateway {
             }
             Ok(ours)
         });
-        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers }, answers, connector))
+        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, tftp }, answers, connector))
     }
 
     /// All leases.
@@ -106,6 +109,10 @@ impl Services for Gateway {
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
         let tag = pack(way_back.port, way_back.mac);
         self.dns.query(Query { guest: way_back.guest, tag, message: message.to_vec() }).is_ok()
+    }
+
+    fn tftp(&mut self) -> Option<&mut dyn TftpService> {
+        self.tftp.as_mut().map(|tftp| tftp as &mut dyn TftpService)
     }
 }
 

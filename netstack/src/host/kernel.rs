@@ -376,6 +376,14 @@ impl Host for KernelHost {
         Ok((self.add(socket.into(), Kind::Datagram, token)?, bound))
     }
 
+    fn receive_room(&mut self, socket: SocketId, wanted: usize) -> usize {
+        let Ok(fd) = self.fd(socket) else { return 0 };
+        let socket = SockRef::from(&fd);
+        // The kernel doubles what it is told, and tells the double (socket(7)).
+        let _ = socket.set_recv_buffer_size(wanted / 2);
+        socket.recv_buffer_size().unwrap_or_default()
+    }
+
     fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()> {
         sys::send_to(self.fd(socket)?, to, data, segment)
     }

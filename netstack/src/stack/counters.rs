@@ -102,6 +102,12 @@ counters! {
     udp_datagrams_out,
     /// Datagrams that guests were sent.
     udp_datagrams_in,
+    /// TFTP transfers begun.
+    tftp_transfers,
+    /// TFTP requests refused: not understood, to write, or for what is no file that guests may read.
+    tftp_refused,
+    /// Refused: as many TFTP transfers as `Limits::tftp_transfers` allows.
+    tftp_limit_transfers,
     /// ICMP messages about unreachable destinations sent to guests.
     icmp_errors_out,
     /// Dropped: a frame from a guest whose link is down.
@@ -144,7 +150,7 @@ macro_rules! refusals {
 const REFUSALS: &[Refusal] = refusals! {
     drop_malformed drop_checksum drop_fragment drop_protocol drop_source drop_destination drop_no_flow drop_host_send dhcp_refused
     dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening tcp_limit_host tcp_out_of_order tcp_out_of_window
-    tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host drop_port_full drop_too_large
+    tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host tftp_refused tftp_limit_transfers drop_port_full drop_too_large
 };
 
 impl Counters {

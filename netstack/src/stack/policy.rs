@@ -70,6 +70,8 @@ pub(crate) enum Verdict {
     Dns,
     /// It goes to the DHCP server.
     Dhcp,
+    /// It goes to the TFTP server.
+    Tftp,
     /// It goes to the DHCPv6 server.
     Dhcp6,
     /// Nobody listens there: TCP is reset, and so is UDP, by ICMP.
@@ -91,10 +93,12 @@ pub(crate) struct Policy {
     servers: Servers,
     restrict: bool,
     host_loopback: bool,
+    tftp: bool,
 }
 
 const DNS_PORT: u16 = 53;
 const DHCP_PORT: u16 = 67;
+const TFTP_PORT: u16 = 69;
 const DHCP6_PORT: u16 = 547;
 
 /// The groups that DHCPv6 clients send to: all agents and servers of the link, and all servers of the site (RFC 8415 section 7.1).
@@ -113,6 +117,7 @@ impl Policy {
             servers: Servers::new(config),
             restrict: config.restrict,
             host_loopback: config.host_loopback,
+            tftp: config.boot.tftp_root.is_some(),
         }
     }
 
@@ -124,6 +129,11 @@ impl Policy {
         }
         if self.is_directed_broadcast(ip) || !is_global_unicast(ip) && !self.is_gateway(ip) {
             return Verdict::Nowhere;
+        }
+        // A restricted guest can boot all the same, but over IPv4 only, as with libslirp.
+        let tftp = attempt.traffic == Traffic::Udp && port == TFTP_PORT && self.is_gateway(ip);
+        if tftp && self.tftp && (ip.is_ipv4() || !self.restrict) {
+            return Verdict::Tftp;
         }
         if attempt.traffic == Traffic::Tcp
             && let Some(verdict) = self.servers.behind(attempt.destination)
@@ -226,7 +236,7 @@ impl Policy {
         ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) || self.is_directed_broadcast(ip)
     }
 
-    fn is_gateway(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_gateway(&self, ip: IpAddr) -> bool {
         self.gateways.contains(&Some(ip))
     }
 
@@ -269,7 +279,7 @@ const fn loopback_like(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{GuestForward, GuestTarget, SmbConfig};
+    use crate::config::{BootConfig, GuestForward, GuestTarget, SmbConfig};
 
     /// What becomes of what a guest, in the family of `to`, sends there.
     fn verdict(policy: &Policy, attempt: fn(SocketAddr, SocketAddr) -> Attempt, to: &str) -> Verdict {
@@ -336,6 +346,25 @@ mod tests {
         assert_eq!(tcp(&policy, "10.0.2.77:80"), Verdict::Unreachable);
         assert_eq!(udp(&policy, "255.255.255.255:67"), Verdict::Dhcp);
         assert_eq!(udp(&policy, "10.0.2.2:67"), Verdict::Dhcp);
+    }
+
+    #[test]
+    fn the_tftp_server_is_on_the_gateway_when_there_is_one() {
+        let boot = BootConfig { tftp_root: Some("/srv".into()) };
+        let config = Config { boot, host_loopback: false, ..Config::default() };
+        let policy = Policy::new(&config);
+        for to in ["10.0.2.2:69", "[fec0::2]:69", "[fe80::2]:69"] {
+            assert_eq!(udp(&policy, to), Verdict::Tftp, "{to}");
+        }
+        assert_eq!(udp(&policy, "10.0.2.2:70"), Verdict::Forbidden);
+        assert_eq!(udp(&policy, "10.0.2.3:69"), Verdict::Closed);
+        assert_eq!(udp(&policy, "10.0.2.255:69"), Verdict::Nowhere);
+        assert_eq!(tcp(&policy, "10.0.2.2:69"), Verdict::Forbidden);
+        let restricted = Policy::new(&Config { restrict: true, ..config });
+        assert_eq!(udp(&restricted, "10.0.2.2:69"), Verdict::Tftp);
+        assert_eq!(udp(&restricted, "[fec0::2]:69"), Verdict::Forbidden);
+        let without = Policy::new(&Config::default());
+        assert_eq!(udp(&without, "10.0.2.2:69"), Verdict::Host("127.0.0.1:69".parse().unwrap()));
     }
 
     #[test]

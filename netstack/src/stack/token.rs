@@ -19,6 +19,8 @@ pub(crate) enum Owner {
     UdpForward { id: u32, generation: u32 },
     /// The expiry timer of a client of a UDP forward.
     UdpClient { id: u32, generation: u32 },
+    /// The socket of a TFTP transfer, and its expiry timer.
+    TftpTransfer { id: u32, generation: u32 },
     /// The timer of unsolicited router advertisements.
     RouterAdvertisement,
 }
@@ -34,6 +36,7 @@ impl Owner {
             Self::UdpForward { id, generation } => (6, id, generation),
             Self::UdpClient { id, generation } => (7, id, generation),
             Self::RouterAdvertisement => (8, 0, 0),
+            Self::TftpTransfer { id, generation } => (9, id, generation),
         };
         Token(kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(id))
     }
@@ -50,6 +53,7 @@ impl Owner {
             6 => Self::UdpForward { id, generation },
             7 => Self::UdpClient { id, generation },
             8 => Self::RouterAdvertisement,
+            9 => Self::TftpTransfer { id, generation },
             _ => return None,
         })
     }
@@ -70,6 +74,7 @@ mod tests {
             Owner::UdpForward { id: 10, generation: 0xff_ffff },
             Owner::UdpClient { id: 3, generation: 4 },
             Owner::RouterAdvertisement,
+            Owner::TftpTransfer { id: 5, generation: 6 },
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }

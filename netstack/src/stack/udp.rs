@@ -2,7 +2,8 @@
 //!
 //! Each address and port of a guest has one socket of the host, whatever it sends to (endpoint-independent mapping). Through it come
 //! only datagrams from hosts to which the guest has sent before (address-dependent filtering), or from anyone if the configuration says
-//! full cone. Forwards are sockets of their own, on which clients are told apart by their addresses.
+//! full cone. Forwards are sockets of their own, on which clients are told apart by their addresses. TFTP transfers from the gateway have
+//! sockets of their own too, which lead to the server of this process and nowhere else.
 //!
 //! Datagrams go between guest memory and the kernel without a copy, many of the same size at a time where both sides know how
 //! (`UDP_SEGMENT`, `UDP_GRO`). A datagram for which there is no room is lost, as UDP allows; one that would wait for a full port waits in
@@ -10,6 +11,8 @@
 
 mod forward;
 mod mapping;
+mod tftp;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,6 +23,8 @@ use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN};
 
 use self::forward::Forwards;
 use self::mapping::Mappings;
+use self::transfer::Transfers;
+pub use self::transfer::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
 use super::emit::{self, Path};
 use super::hash::Keyed;
 use super::icmp::{self, Quote, Unreachable};
@@ -55,6 +60,7 @@ pub struct UdpFlowInfo {
 pub(crate) struct Nat {
     mappings: Mappings,
     forwards: Forwards,
+    transfers: Transfers,
     /// Sockets that may have datagrams.
     ready: VecDeque<Owner>,
     /// Sockets whose datagrams wait until a full port has room.
@@ -69,6 +75,7 @@ impl Nat {
         Self {
             mappings: Mappings::new(limits, timeouts, hash),
             forwards: Forwards::new(limits, timeouts, hash),
+            transfers: Transfers::new(timeouts, hash),
             ready: VecDeque::new(),
             blocked: HashMap::with_hasher(hash),
             seeking: HashMap::with_hasher(hash),
@@ -116,6 +123,12 @@ impl Nat {
             let _ = deliver(cx, shared, socket, client, datagram, frame);
             return;
         }
+        if !self.transfers.is_empty()
+            && shared.policy.is_gateway(remote.ip())
+            && self.pass_to_tftp_server(cx, shared, station, (guest, remote), datagram, frame)
+        {
+            return;
+        }
         match shared.policy.decide(&Attempt::udp(guest, remote)) {
             Verdict::Host(to) => {
                 if let Some(socket) = self.mappings.socket_for(cx, shared, station, guest, to)
@@ -127,6 +140,7 @@ impl Nat {
             Verdict::Dhcp => shared.dhcp(cx, station, &payload(datagram, frame)),
             Verdict::Dhcp6 => shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
             Verdict::Dns => shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
+            Verdict::Tftp => self.tftp_request(cx, shared, station, (guest, remote), payload(datagram, frame)),
             Verdict::Unreachable => {
                 icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Host);
             }
@@ -213,14 +227,15 @@ impl Nat {
         if std::mem::replace(queued, true) {
             return;
         }
-        let Self { blocked, mappings, forwards, .. } = self;
+        let Self { blocked, mappings, forwards, transfers, .. } = self;
         let waiting = blocked.entry(port).or_default();
         waiting.push(owner);
         // Mappings and forwards end and others begin while a guest takes nothing: those that are gone must not pile up.
-        if waiting.len() > 64 + 2 * (mappings.len() + forwards.len()) {
+        if waiting.len() > 64 + 2 * (mappings.len() + forwards.len() + transfers.len()) {
             waiting.retain(|owner| match *owner {
                 Owner::UdpMapping { id, generation } => mappings.get(id, generation).is_some(),
                 Owner::UdpForward { id, generation } => forwards.get(id, generation).is_some(),
+                Owner::TftpTransfer { id, generation } => transfers.get(id, generation).is_some(),
                 _ => true,
             });
         }
@@ -231,6 +246,7 @@ impl Nat {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get_mut(id, generation).map(|mapping| &mut mapping.queued),
             Owner::UdpForward { id, generation } => self.forwards.get_mut(id, generation).map(|forward| &mut forward.queued),
+            Owner::TftpTransfer { id, generation } => self.transfers.get_mut(id, generation).map(|transfer| &mut transfer.queued),
             _ => None,
         }
     }
@@ -240,6 +256,7 @@ impl Nat {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.expire(cx, shared, id, generation),
             Owner::UdpClient { id, generation } => self.forwards.expire(cx.now, shared, id, generation),
+            Owner::TftpTransfer { id, generation } => self.check_transfer(cx, shared, id, generation),
             _ => {}
         }
     }
@@ -247,6 +264,7 @@ impl Nat {
     /// Ends all mappings behind a port that is gone.
     pub(crate) fn forget_port(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.mappings.forget_port(cx, port);
+        self.transfers.forget_port(cx, port);
         // Forwards wait for their guest to be found elsewhere.
         self.port_writable(port);
         self.blocked.remove(&port);
@@ -270,6 +288,7 @@ impl Nat {
         match owner {
             Owner::UdpMapping { id, generation } => self.mappings.get(id, generation).map(|mapping| mapping.socket),
             Owner::UdpForward { id, generation } => self.forwards.get(id, generation).map(|forward| forward.socket),
+            Owner::TftpTransfer { id, generation } => self.transfers.get(id, generation).map(|transfer| transfer.socket),
             _ => None,
         }
     }
@@ -289,6 +308,11 @@ impl Nat {
                     None => return self.seek(cx, shared, (id, generation), guest.ip()),
                 }
             }
+            Owner::TftpTransfer { id, generation } => match self.transfers.get(id, generation) {
+                Some(transfer) if transfer.has_data => (transfer.guest, transfer.station),
+                Some(_) => return self.receive_from_tftp_server(cx, shared, id),
+                None => return Turn::Done,
+            },
             _ => return Turn::Done,
         };
         let offloads = cx.link.offloads(station.port);
@@ -333,6 +357,10 @@ impl Nat {
                 seen.filter(|_| admitted).map(|ip| SocketAddr::new(ip, from.port()))
             }
             Owner::UdpForward { id, .. } => self.forwards.admit(cx.now, shared, id, cx.port, from),
+            Owner::TftpTransfer { id, generation } => {
+                let transfer = self.transfers.get(id, generation).filter(|transfer| transfer.peer == Some(from));
+                transfer.map(|transfer| SocketAddr::new(transfer.gateway, from.port()))
+            }
             _ => None,
         };
         if seen.is_none() {

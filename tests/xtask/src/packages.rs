@@ -32,6 +32,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "iputils-ping", witness: Witness::Program("ping") },
     Package { name: "socat", witness: Witness::Program("socat") },
     Package { name: "curl", witness: Witness::Program("curl") },
+    Package { name: "tftp-hpa", witness: Witness::Program("tftp") },
     Package { name: "tshark", witness: Witness::Program("tshark") },
     Package { name: "cpio", witness: Witness::Program("cpio") },
     Package { name: "kmod", witness: Witness::Program("modprobe") },

@@ -326,19 +326,23 @@ fn an_error_names_option_value_reason_and_remedy() {
 }
 
 #[test]
+fn a_directory_to_boot_from_is_named() {
+    assert_eq!(parse("tftp=/srv/a,,b").unwrap().boot.tftp_root, Some("/srv/a,b".into()));
+    assert_eq!(parse("").unwrap().boot.tftp_root, None);
+    assert!(error("tftp=").contains("`tftp` needs a value"));
+}
+
+#[test]
 fn what_is_not_built_is_refused_by_name() {
-    for (text, option) in [
-        ("tftp=/srv/tftp", "tftp"),
-        ("smb=/srv/smb", "smb"),
-        ("smbserver=10.0.2.4", "smbserver"),
-        ("guestfwd=tcp:10.0.2.100:80-cmd:cat", "guestfwd"),
-    ] {
+    for (text, option) in
+        [("smb=/srv/smb", "smb"), ("smbserver=10.0.2.4", "smbserver"), ("guestfwd=tcp:10.0.2.100:80-cmd:cat", "guestfwd")]
+    {
         match parse(text) {
             Err(OptionError::NotBuilt { option: named, .. }) => assert_eq!(named, option),
             other => panic!("{text}: {other:?}"),
         }
     }
-    assert!(error("tftp=/srv/tftp").starts_with("`tftp` is not built yet: "));
+    assert!(error("smb=/srv").starts_with("`smb` is not built yet: "));
 }
 
 #[test]

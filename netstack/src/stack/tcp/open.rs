@@ -59,7 +59,7 @@ impl Relay {
             Verdict::Local(number) => self.open_to(cx, shared, station, key, segment, Destination::Local(number)),
             Verdict::Service(service) => self.open_to(cx, shared, station, key, segment, Destination::Service(service)),
             Verdict::Dns => self.open_to(cx, shared, station, key, segment, Destination::Service(StreamService::Dns)),
-            Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 => {
+            Verdict::Closed | Verdict::Forbidden | Verdict::Here | Verdict::Dhcp | Verdict::Dhcp6 | Verdict::Tftp => {
                 shared.counters.tcp_forbidden += 1;
                 send_reset(cx, shared, station, &key, segment);
             }
