@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::handle::{Command, EngineGone, Handle};
 use super::Engine;
+use super::handle::{Command, EngineGone, Handle};
 use crate::control::{LeaseEntry, PortEntry};
 use crate::port::PortId;
 use crate::stack::Context;

@@ -161,9 +161,8 @@ pub(crate) fn run(args: &CtlArgs) -> Result<u8, Failure> {
             };
             asked.tell(&command, |started| format!("capture {}\n", started.id))
         }
-        Request::Captures(CapturesRequest::Stop { id }) => asked.tell(&StopCapture { id: *id }, |entry| {
-            format!("{} frames, {} bytes in {}\n", entry.records, entry.bytes, entry.to)
-        }),
+        Request::Captures(CapturesRequest::Stop { id }) => asked
+            .tell(&StopCapture { id: *id }, |entry| format!("{} frames, {} bytes in {}\n", entry.records, entry.bytes, entry.to)),
         Request::Captures(CapturesRequest::List) => asked.tell(&ListCaptures {}, captures),
         Request::Counters { all } => asked.tell(&GetCounters {}, |values| counters(values, *all)),
         Request::Info => asked.tell(&GetInfo {}, info),
@@ -277,14 +276,14 @@ fn leases(LeaseTable { leases }: &LeaseTable) -> String {
 }
 
 fn dns(known: &Dns, cached: bool) -> String {
-    let servers = known.servers.iter().map(|server| {
-        [server.address.to_string(), if server.up { "up" } else { "does not answer" }.to_owned()]
-    });
+    let servers = known
+        .servers
+        .iter()
+        .map(|server| [server.address.to_string(), if server.up { "up" } else { "does not answer" }.to_owned()]);
     let mut text = or_none(table(["SERVER", "STATE"], &[], servers), known.servers.len(), "no servers to ask");
     if !known.names.is_empty() {
-        let names = known.names.iter().map(|name| {
-            [name.name.clone(), name.address.to_string(), format!("{:.0} s", name.expires_in)]
-        });
+        let names =
+            known.names.iter().map(|name| [name.name.clone(), name.address.to_string(), format!("{:.0} s", name.expires_in)]);
         text += "\n";
         text += &table(["GUEST", "ADDRESS", "LASTS"], &[2], names);
     }

@@ -241,9 +241,7 @@ impl Command for GetDns {
         let cached = status.cached.into_iter();
         Ok(Dns {
             servers: status.servers.into_iter().map(|(address, up)| DnsServer { address, up }).collect(),
-            names: names
-                .map(|(name, address, left)| GuestName { name, address, expires_in: left.as_secs_f64() })
-                .collect(),
+            names: names.map(|(name, address, left)| GuestName { name, address, expires_in: left.as_secs_f64() }).collect(),
             cached: cached.map(|(question, left)| CachedAnswer { question, expires_in: left.as_secs_f64() }).collect(),
             counts: service.stats().into(),
         })

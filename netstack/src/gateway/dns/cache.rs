@@ -53,8 +53,7 @@ impl Cache {
             let lifetime = Duration::from_secs(entry.lifetime.into());
             lifetime.checked_sub(now.saturating_duration_since(entry.stored)).filter(|left| !left.is_zero())
         };
-        let mut list: Vec<_> =
-            self.entries.iter().filter_map(|(key, entry)| Some((key.to_string(), left(entry)?))).collect();
+        let mut list: Vec<_> = self.entries.iter().filter_map(|(key, entry)| Some((key.to_string(), left(entry)?))).collect();
         list.sort();
         list
     }

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::UdpFlowInfo;
 use crate::config::{Limits, Timeouts};
 use crate::host::SocketId;
-use super::UdpFlowInfo;
 use crate::port::PortId;
 use crate::stack::Shared;
 use crate::stack::hash::Keyed;
