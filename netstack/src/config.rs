@@ -190,6 +190,10 @@ pub struct BootConfig {
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limits {
+    /// Clients of the API at once.
+    pub api_clients: usize,
+    /// Bytes of a request to the API.
+    pub api_request_bytes: usize,
     /// TCP connections, in any state.
     pub tcp_flows: usize,
     /// TCP connections that are being opened.
@@ -206,15 +210,19 @@ pub struct Limits {
     pub tftp_transfers: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
-    /// Clients of the API at once.
-    pub api_clients: usize,
-    /// Bytes of a request to the API.
-    pub api_request_bytes: usize,
+    /// Datagrams of which some fragments have come and others are missing; behind each port, so that guests cannot displace each other's.
+    pub reassembly_datagrams: usize,
+    /// Bytes of their fragments; behind each port.
+    pub reassembly_bytes: usize,
+    /// Fragments of one datagram.
+    pub reassembly_fragments: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            api_clients: 64,
+            api_request_bytes: 64 << 10,
             tcp_flows: 65_536,
             tcp_opening: 4096,
             tcp_held_bytes: 64 << 20,
@@ -223,8 +231,10 @@ impl Default for Limits {
             udp_peers: 256,
             tftp_transfers: 64,
             neighbours: 1024,
-            api_clients: 64,
-            api_request_bytes: 64 << 10,
+            reassembly_datagrams: 64,
+            reassembly_bytes: 4 << 20,
+            // As many as a datagram of 48 KiB has on the smallest link that IPv4 allows.
+            reassembly_fragments: 1024,
         }
     }
 }
@@ -232,6 +242,8 @@ impl Default for Limits {
 /// How long idle things are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
+    /// A client of the API that sends no request, or does not take its answer.
+    pub api_stall: Duration,
     /// A connection attempt to the host's side.
     pub tcp_connect: Duration,
     /// A connection attempt to a guest.
@@ -249,15 +261,18 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// An IPv4 datagram of which fragments are missing: 30 s, as Linux has it (RFC 1122 section 3.3.2 wants it fixed, and suggests more).
+    pub reassembly_v4: Duration,
+    /// Likewise IPv6: RFC 8200 section 4.5 says 60 s.
+    pub reassembly_v6: Duration,
     /// A TFTP transfer in which the guest says nothing. The server gives up earlier by itself, unless a disk keeps it waiting.
     pub tftp_idle: Duration,
-    /// A client of the API that sends no request, or does not take its answer.
-    pub api_stall: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            api_stall: Duration::from_secs(5),
             tcp_connect: Duration::from_secs(75),
             tcp_guest_connect: Duration::from_secs(75),
             tcp_idle: Duration::from_secs(7440),
@@ -266,8 +281,9 @@ impl Default for Timeouts {
             guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            reassembly_v4: Duration::from_secs(30),
+            reassembly_v6: Duration::from_secs(60),
             tftp_idle: Duration::from_secs(60),
-            api_stall: Duration::from_secs(5),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`hand`] | a TCP endpoint operated by hand, segment by segment |
 //! | [`link`] | the guests' network cards, as the stack sees them |
 //! | [`card`] | what a card does with offloads |
+//! | [`fragments`] | packets cut, and put together again |
 //! | [`wire`] | frames made by hand, and read with every check that a strict receiver makes |
 //! | [`plan`], [`run`] | a whole run that follows from a seed, with everything held against what must be |
 //! | [`shrink`] | makes a plan that fails smaller |
@@ -24,6 +25,7 @@
 #![expect(clippy::unwrap_used, reason = "a simulation that cannot go on says where by panicking")]
 
 pub mod card;
+pub mod fragments;
 pub mod guest;
 pub mod hand;
 pub mod link;

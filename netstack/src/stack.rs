@@ -12,6 +12,8 @@
 //! | `policy` | where a guest may go: the one place where that is decided |
 //! | `neighbour`, `arp`, `ndp` | who is on the link |
 //! | `icmp` | echo, and telling guests what cannot be reached |
+//! | `report` | telling guests what is wrong with their packets |
+//! | `reassembly`, `fragmentation` | putting together what guests have cut, and cutting what is too large for them |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
 //! | `forward` | what of the host leads to guests |
@@ -21,12 +23,15 @@ mod arp;
 mod counters;
 mod emit;
 mod forward;
+mod fragmentation;
 mod hash;
 mod icmp;
 mod ndp;
 mod neighbour;
 mod packet;
 mod policy;
+mod reassembly;
+mod report;
 mod tcp;
 mod timer;
 mod token;
@@ -43,10 +48,15 @@ use smoltcp::wire::Icmpv6Message;
 pub use self::counters::Counters;
 use self::emit::Path;
 pub use self::forward::{ForwardSocket, Listen};
+use self::fragmentation::Fragmenter;
 use self::hash::Keyed;
 use self::neighbour::{Neighbours, Station};
-use self::packet::{Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable};
+use self::packet::{
+    Content, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable,
+};
 use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
+use self::reassembly::{Fragment, Reassembly};
+use self::report::{ParameterProblem, Report};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
 use self::timer::Wheel;
@@ -55,7 +65,7 @@ use self::udp::Nat;
 pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId, UdpFlowInfo};
 use crate::addr::MacAddr;
 use crate::config::{Config, Ipv6Config};
-use crate::frame::Frame;
+use crate::frame::{Chunk, ETHERNET_HEADER, Frame, FrameMeta};
 use crate::host::{Event, Host};
 use crate::port::PortId;
 use crate::switch::Link;
@@ -133,6 +143,10 @@ pub struct Usage {
     pub udp_mappings: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
+    /// Datagrams of which fragments are missing, behind all ports together.
+    pub reassembly_datagrams: usize,
+    /// Bytes of their fragments.
+    pub reassembly_bytes: usize,
 }
 
 /// The network stack that guests see: ARP, ICMP, UDP, TCP and their relation to the host's sockets.
@@ -141,6 +155,9 @@ pub struct Stack {
     shared: Shared,
     tcp: Relay,
     udp: Nat,
+    reassembly: Reassembly,
+    /// Memory for the datagram that was put together last.
+    whole: Vec<u8>,
     due: Vec<Owner>,
 }
 
@@ -155,6 +172,7 @@ struct Shared {
     solicited: HashMap<IpAddr, Instant, Keyed>,
     /// Memory for what must be looked at in one piece.
     scratch: Vec<u8>,
+    fragmenter: Fragmenter,
     mtu: u16,
     restrict: bool,
     ipv6: Option<Ipv6Config>,
@@ -170,14 +188,17 @@ impl Stack {
             random.fill_bytes(&mut key);
             key
         };
-        let hash = Keyed::new(key());
+        let (hash, isn_key) = (Keyed::new(key()), key());
+        let fragmenter = Fragmenter::new(random.next_u32(), hash);
         let mut wheel = Wheel::new();
         if config.ipv6.is_some() {
             wheel.set(Instant::ZERO, Owner::RouterAdvertisement);
         }
         Self {
-            tcp: Relay::new(config.limits.clone(), config.timeouts.clone(), hash, key()),
+            tcp: Relay::new(config.limits.clone(), config.timeouts.clone(), hash, isn_key),
             udp: Nat::new(&config.limits, &config.timeouts, config.full_cone, hash),
+            reassembly: Reassembly::new(&config.limits, &config.timeouts, hash),
+            whole: Vec::new(),
             shared: Shared {
                 policy: Policy::new(config),
                 counters: Counters::default(),
@@ -185,6 +206,7 @@ impl Stack {
                 wheel,
                 solicited: HashMap::with_hasher(hash),
                 scratch: Vec::new(),
+                fragmenter,
                 mtu: config.mtu,
                 restrict: config.restrict,
                 ipv6: config.ipv6.clone(),
@@ -216,17 +238,29 @@ impl Stack {
     }
 
     fn ip(&mut self, cx: &mut Context<'_>, station: Station, ethernet: &Ethernet, headers: &Headers, frame: &Frame<'_>) {
-        let packet = match packet::parse(ethernet, headers, frame) {
-            Ok(packet) => packet,
-            Err(why) => return self.shared.count_unreadable(why),
-        };
-        if !self.is_for_us(ethernet.destination, &packet) {
+        match packet::parse(ethernet, headers, frame) {
+            Ok(Content::Packet(packet)) if self.is_too_big(cx, station, &packet, frame) => {
+                self.shared.counters.drop_too_large += 1;
+                if self.is_for_us(ethernet.destination, packet.destination, false) {
+                    let mtu = self.link_mtu(cx, station.port, packet.source.is_ipv4());
+                    self.report(cx, station, (packet.source, packet.destination), Report::TooBig { mtu }, frame);
+                }
+            }
+            Ok(Content::Packet(packet)) => self.packet(cx, station, ethernet, &packet, frame),
+            Ok(Content::Fragment(fragment)) => self.fragment(cx, station, ethernet, &fragment, frame),
+            Err(why) => self.unreadable(cx, station, ethernet, headers, why, frame),
+        }
+    }
+
+    fn packet(&mut self, cx: &mut Context<'_>, station: Station, ethernet: &Ethernet, packet: &Packet, frame: &Frame<'_>) {
+        let is_tcp = matches!(packet.transport, Transport::Tcp(_));
+        if !self.is_for_us(ethernet.destination, packet.destination, is_tcp) {
             self.shared.counters.drop_destination += 1;
             return;
         }
         let from_guest = self.shared.policy.is_guest_address(packet.source);
         // A guest without an address yet speaks from the unspecified one: to the DHCP server, and to look for duplicates.
-        let beginner = packet.source.is_unspecified() && !matches!(packet.transport, Transport::Tcp(_));
+        let beginner = packet.source.is_unspecified() && !is_tcp;
         if !from_guest && !beginner {
             self.shared.counters.drop_source += 1;
             return;
@@ -234,23 +268,93 @@ impl Stack {
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
-            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(&packet, datagram) => {
+            Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet, datagram) => {
                 self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
-            Transport::Icmp { offset, len } => self.icmp(cx, station, &packet, (*offset, *len), frame),
+            Transport::Icmp { offset, len } => self.icmp(cx, station, packet, (*offset, *len), frame),
         }
+    }
+
+    /// Whether a packet is larger than anything that its guest was told the link takes, and must not be cut either. One that may be cut is
+    /// taken as it is: nothing is gained by cutting it first. So is one of which nobody can be told, as from a guest without an address. A
+    /// super-frame is no packet.
+    fn is_too_big(&self, cx: &Context<'_>, station: Station, packet: &Packet, frame: &Frame<'_>) -> bool {
+        let len = frame.len() - ETHERNET_HEADER;
+        // Nearly all packets are smaller than the first bound, and no port is asked.
+        len > usize::from(self.shared.mtu)
+            && packet.dont_fragment
+            && self.shared.policy.is_guest_address(packet.source)
+            && !self.shared.policy.is_group(packet.destination)
+            && frame.meta.gso.is_none()
+            && len > usize::from(self.link_mtu(cx, station.port, packet.source.is_ipv4()))
+    }
+
+    /// The largest packet that a guest may send: what DHCP and router advertisements tell it, or what its port takes if that is more.
+    fn link_mtu(&self, cx: &Context<'_>, port: PortId, ipv4: bool) -> u16 {
+        // RFC 8200 section 5: no link of IPv6 is smaller.
+        self.shared.mtu.max(cx.link.mtu(port)).max(if ipv4 { 68 } else { 1280 })
+    }
+
+    /// Takes a fragment. When all of a packet are there, it goes the way of every other, as if it had come in one frame.
+    fn fragment(&mut self, cx: &mut Context<'_>, station: Station, ethernet: &Ethernet, fragment: &Fragment, frame: &Frame<'_>) {
+        if !self.is_for_us(ethernet.destination, fragment.destination, false) {
+            self.shared.counters.drop_destination += 1;
+            return;
+        }
+        if !self.shared.policy.is_guest_address(fragment.source) {
+            self.shared.counters.drop_source += 1;
+            return;
+        }
+        let mut whole = std::mem::take(&mut self.whole);
+        if self.reassembly.add(cx.now, &mut self.shared, station.port, fragment, frame, &mut whole) {
+            let chunks = [Chunk::from(&whole[..])];
+            // Nobody vouches for the checksum of the whole: it is verified.
+            let frame = Frame::new(&chunks, FrameMeta::default());
+            let headers = Headers::copy_of(&frame);
+            match packet::parse(ethernet, &headers, &frame) {
+                Ok(Content::Packet(packet)) => self.packet(cx, station, ethernet, &packet, &frame),
+                Ok(Content::Fragment(_)) => self.shared.counters.drop_malformed += 1,
+                Err(why) => self.unreadable(cx, station, ethernet, &headers, why, &frame),
+            }
+        }
+        self.whole = whole;
+    }
+
+    /// Counts what cannot be read, and tells its sender if there is something to tell.
+    fn unreadable(
+        &mut self,
+        cx: &mut Context<'_>,
+        station: Station,
+        ethernet: &Ethernet,
+        headers: &Headers,
+        why: Unreadable,
+        frame: &Frame<'_>,
+    ) {
+        self.shared.count_unreadable(why);
+        let Unreadable::Problem { code, pointer } = why else { return };
+        if let Some(addresses) = packet::addresses(ethernet, headers)
+            && self.is_for_us(ethernet.destination, addresses.1, false)
+        {
+            self.report(cx, station, addresses, Report::Parameter { code, pointer }, frame);
+        }
+    }
+
+    /// Tells the sender of a frame's packet what is wrong with it.
+    fn report(&mut self, cx: &mut Context<'_>, station: Station, addresses: (IpAddr, IpAddr), report: Report, frame: &Frame<'_>) {
+        let mut quoted = [0; report::LONGEST_QUOTE];
+        let len = frame.copy_to(ETHERNET_HEADER, &mut quoted);
+        report::send(cx, &mut self.shared, station, addresses, report, &quoted[..len]);
     }
 
     /// Whether a packet in a frame to `card` is ours to look at. What is sent to a group is for a group or a virtual host: a router does
     /// not pass it on, and nobody is told an error about it (RFC 1122 section 3.2.2).
-    fn is_for_us(&self, card: MacAddr, packet: &Packet) -> bool {
+    fn is_for_us(&self, card: MacAddr, to: IpAddr, is_tcp: bool) -> bool {
         let policy = &self.shared.policy;
         if !card.is_multicast() {
             return policy.is_virtual_host_mac(card);
         }
-        let to = packet.destination;
-        (policy.is_group(to) || policy.is_virtual_host(to)) && !matches!(packet.transport, Transport::Tcp(_))
+        (policy.is_group(to) || policy.is_virtual_host(to)) && !is_tcp
     }
 
     fn is_for_dhcp(&self, packet: &Packet, datagram: &Datagram) -> bool {
@@ -303,6 +407,7 @@ impl Stack {
     /// Does what has become possible: moves bytes of ready sockets, acknowledges, delivers datagrams; a bounded amount of it. Returns
     /// whether there is more to do at once.
     pub fn run(&mut self, cx: &mut Context<'_>) -> bool {
+        fragmentation::run(cx, &mut self.shared);
         let tcp = self.tcp.run(cx, &mut self.shared, RUN_BUDGET);
         let udp = self.udp.run(cx, &mut self.shared, RUN_BUDGET);
         tcp || udp
@@ -320,12 +425,24 @@ impl Stack {
                     self.udp.expire(cx, &mut self.shared, owner);
                 }
                 Owner::RouterAdvertisement => self.advertise(cx),
+                Owner::Reassembly { port } => self.expire_fragments(cx, port),
                 Owner::TcpListener { id, generation } => self.tcp.accept(cx, &mut self.shared, id, generation),
                 Owner::UdpForward { id, generation } => self.udp.seek_again(id, generation),
                 Owner::TcpFlow { .. } => {}
             }
         }
         self.due = due;
+    }
+
+    /// Forgets datagrams behind a port that have not become whole in time, and tells their senders.
+    fn expire_fragments(&mut self, cx: &mut Context<'_>, port: PortId) {
+        let now = cx.now;
+        self.reassembly.expire(now, &mut self.shared, port, |shared, late| {
+            if let [_, _, _, _, _, _, a, b, c, d, e, f, _, _, packet @ ..] = &late.first[..] {
+                let station = Station { port, mac: MacAddr([*a, *b, *c, *d, *e, *f]) };
+                report::send(cx, shared, station, (late.source, late.destination), Report::NeverWhole, packet);
+            }
+        });
     }
 
     fn advertise(&mut self, cx: &mut Context<'_>) {
@@ -342,11 +459,12 @@ impl Stack {
 
     /// Whether something waits for room in this port, so that its becoming writable is worth waking up for.
     pub fn waits_for(&self, port: PortId) -> bool {
-        self.tcp.waits_for(port) || self.udp.waits_for(port)
+        self.tcp.waits_for(port) || self.udp.waits_for(port) || self.shared.fragmenter.waits_for(port)
     }
 
     /// A port that was full has room again.
     pub fn port_writable(&mut self, port: PortId) {
+        self.shared.fragmenter.port_writable(port);
         self.tcp.port_writable(port);
         self.udp.port_writable(port);
     }
@@ -360,6 +478,8 @@ impl Stack {
     pub fn port_removed(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.tcp.forget_port(cx, port);
         self.udp.forget_port(cx, port);
+        self.reassembly.forget_port(port);
+        self.shared.fragmenter.forget_port(port);
         self.shared.neighbours.forget_port(port);
     }
 
@@ -389,12 +509,14 @@ impl Stack {
             tcp_held_bytes: self.tcp.held_bytes(),
             udp_mappings: self.udp.len(),
             neighbours: self.shared.neighbours.len(),
+            reassembly_datagrams: self.reassembly.len(),
+            reassembly_bytes: self.reassembly.bytes(),
         }
     }
 
     /// Entries on the lists of those that have something to do, or wait for a full port.
     pub fn waiting(&self) -> usize {
-        self.tcp.waiting() + self.udp.waiting()
+        self.tcp.waiting() + self.udp.waiting() + self.shared.fragmenter.waiting()
     }
 
     /// How many TCP connections there are.
@@ -485,8 +607,10 @@ impl Shared {
         *(match why {
             Unreadable::Malformed => &mut counters.drop_malformed,
             Unreadable::BadChecksum => &mut counters.drop_checksum,
-            Unreadable::Fragment => &mut counters.drop_fragment,
             Unreadable::Protocol => &mut counters.drop_protocol,
+            Unreadable::Problem { code: ParameterProblem::NextHeader, .. } => &mut counters.drop_protocol,
+            Unreadable::Options | Unreadable::Problem { code: ParameterProblem::Option, .. } => &mut counters.drop_options,
+            Unreadable::Problem { .. } => &mut counters.drop_malformed,
         }) += 1;
     }
 }

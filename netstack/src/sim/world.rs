@@ -14,6 +14,7 @@ use crate::port::PortId;
 use crate::stack::{Context, Counters, DnsWayBack, ForwardSocket, Listen, Stack};
 use crate::time::{Duration, Instant};
 
+use super::fragments::Assembler;
 use super::guest::{Addresses, Guest};
 use super::link::TestLink;
 use super::random::Random;
@@ -132,6 +133,9 @@ pub struct World {
     in_flight: BTreeMap<(Instant, u64), InFlight>,
     flights: u64,
     inbox: VecDeque<(Instant, Parsed)>,
+    /// Fragments that the station operated by hand has received.
+    assembler: Assembler,
+    fragments_received: u64,
     // Kept between turns for their memory.
     events: Vec<Event>,
     carried: Vec<(PortId, u16, Vec<u8>, FrameMeta)>,
@@ -175,6 +179,8 @@ impl World {
             in_flight: BTreeMap::new(),
             flights: 0,
             inbox: VecDeque::new(),
+            assembler: Assembler::default(),
+            fragments_received: 0,
             events: Vec::new(),
             carried: Vec::new(),
             sent: Vec::new(),
@@ -220,11 +226,17 @@ impl World {
     }
 
     /// Forwards a port of the host to a port of a guest.
-    pub fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
-        self.add_forward(Listen::Port(protocol, host, None), guest);
+    pub fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) -> ForwardSocket {
+        let forward = self.add_forward(Listen::Port(protocol, host, None), guest);
         // What the stack said when it began is not part of any story.
         self.settle();
         self.inbox.clear();
+        forward
+    }
+
+    /// Likewise, if the host lets it.
+    pub fn try_forward(&mut self, listen: Listen<'_>, guest: SocketAddr) -> Option<ForwardSocket> {
+        self.stack.forward(&mut self.host, listen, guest).ok().map(|(forward, _)| forward)
     }
 
     /// Forwards what comes to a socket of the host to a port of a guest, while everything goes on.
@@ -331,6 +343,16 @@ impl World {
     /// The station sends a segment to the gateway.
     pub fn give(&mut self, segment: &Segment) {
         self.give_packet(&segment.packet());
+    }
+
+    /// How many fragments the station has received; it puts them together by itself.
+    pub fn fragments_received(&self) -> u64 {
+        self.fragments_received
+    }
+
+    /// How many packets it has not been able to put together.
+    pub fn fragments_waiting(&self) -> usize {
+        self.assembler.waiting()
     }
 
     /// What the station has received since this was asked last.

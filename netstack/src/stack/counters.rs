@@ -32,8 +32,10 @@ counters! {
     drop_malformed,
     /// Dropped: a wrong checksum.
     drop_checksum,
-    /// Dropped: a fragment of a packet.
+    /// Dropped: a fragment that contradicts others of its datagram, or comes after one that did (RFC 5722).
     drop_fragment,
+    /// Dropped: asks for what is not done, such as a source route, a long chain of IPv6 headers, or an option that may not be skipped.
+    drop_options,
     /// Dropped: a protocol that is not relayed.
     drop_protocol,
     /// Dropped: a source address that no guest can have, or that belongs to a connection of a guest behind another port.
@@ -46,7 +48,7 @@ counters! {
     drop_port_full,
     /// Dropped: the host could not send the datagram.
     drop_host_send,
-    /// Dropped: a datagram larger than the guest's link takes.
+    /// Dropped: a packet larger than the guest's link, or for a link on which not even fragments have room.
     drop_too_large,
     /// Dropped: a datagram from a host to which the mapping has never sent (RFC 4787 section 5).
     drop_filtered,
@@ -108,10 +110,20 @@ counters! {
     tftp_refused,
     /// Refused: as many TFTP transfers as `Limits::tftp_transfers` allows.
     tftp_limit_transfers,
-    /// ICMP messages about unreachable destinations sent to guests.
+    /// ICMP errors sent to guests.
     icmp_errors_out,
     /// Dropped: a frame from a guest whose link is down.
     drop_link_down,
+    /// Datagrams from guests that were put together from fragments.
+    reassembled,
+    /// Datagrams from guests that were given up because not all of their fragments came in time.
+    reassembly_expired,
+    /// Datagrams from guests that were given up because there was more of them than one of `Limits::reassembly_*` allows.
+    reassembly_limit,
+    /// Packets to guests that were cut into fragments.
+    fragmented,
+    /// The fragments that they became.
+    fragments_out,
     /// Dropped by ports: what a guest sent that is no frame, or what it did not take though it had said that it would.
     drop_port,
     /// Frames that guests sent each other; once for each port that they went to.
@@ -148,9 +160,10 @@ macro_rules! refusals {
 }
 
 const REFUSALS: &[Refusal] = refusals! {
-    drop_malformed drop_checksum drop_fragment drop_protocol drop_source drop_destination drop_no_flow drop_host_send dhcp_refused
-    dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening tcp_limit_host tcp_out_of_order tcp_out_of_window
-    tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host tftp_refused tftp_limit_transfers drop_port_full drop_too_large
+    drop_malformed drop_checksum drop_fragment drop_options drop_protocol drop_source drop_destination drop_no_flow drop_host_send
+    dhcp_refused dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening tcp_limit_host
+    tcp_out_of_order tcp_out_of_window tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host tftp_refused
+    tftp_limit_transfers drop_port_full drop_too_large reassembly_limit
 };
 
 impl Counters {

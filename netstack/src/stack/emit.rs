@@ -8,7 +8,7 @@ use smoltcp::wire::{
 };
 
 use super::neighbour::Station;
-use super::{Context, Shared};
+use super::{Context, Shared, fragmentation};
 use crate::addr::MacAddr;
 use crate::frame::{Checksum, FrameMeta, FrameMut, Gso, GsoKind, Offloads};
 use crate::port::{PortId, Sent};
@@ -137,7 +137,7 @@ pub(crate) fn send(
     sent
 }
 
-/// Sends a small packet whose loss does no harm, such as an answer to a question that will be asked again.
+/// Sends a packet whose loss does no harm, such as an answer to a question that will be asked again; in fragments, if it is too large.
 pub(crate) fn send_message(
     cx: &mut Context<'_>,
     shared: &mut Shared,
@@ -148,9 +148,10 @@ pub(crate) fn send_message(
 ) -> Sent {
     let start = path.header_len();
     let len = start + message.len();
-    if len - ETHERNET_HEADER_LEN > usize::from(cx.link.mtu(path.station.port)) {
-        shared.counters.drop_too_large += 1;
-        return Sent::Declined;
+    if message.len() > fragmentation::largest_payload(cx.link.mtu(path.station.port), path.destination.is_ipv4()) {
+        let mut bytes = shared.fragmenter.buffer();
+        bytes.extend_from_slice(message);
+        return fragmentation::send(cx, shared, path, protocol, hop_limit, bytes, message.len());
     }
     let sent = send(cx, shared, path.station.port, len, &mut |room| {
         let mut headers = [0; MAX_HEADERS];

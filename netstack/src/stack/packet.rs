@@ -3,11 +3,16 @@
 //! The headers are copied out of the frame once, and only the copy is parsed: the guest may rewrite its memory at any time. Everything
 //! that a length field says is held against what is really there, so that whoever gets a [`Packet`] may believe its offsets.
 
+mod extension;
+
 use std::net::IpAddr;
 
 use etherparse::{Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
-use smoltcp::wire::{IpProtocol, checksum as sum};
+use smoltcp::wire::{IPV6_HEADER_LEN, IpProtocol, checksum as sum};
 
+use self::extension::Leads;
+use super::reassembly::{Fragment, Place};
+use super::report::ParameterProblem;
 use super::tcp::Segment;
 use crate::addr::MacAddr;
 use crate::frame::{Checksum, ETHERNET_HEADER, Frame};
@@ -67,6 +72,8 @@ pub(crate) struct Packet {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) hop_limit: u8,
+    /// Whether no router may cut it: never in IPv6.
+    pub(crate) dont_fragment: bool,
     pub(crate) transport: Transport,
 }
 
@@ -93,22 +100,52 @@ pub(crate) struct Datagram {
     pub(crate) segment: Option<u16>,
 }
 
+/// What is in the frame of an IP packet.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A packet.
+    Packet(Packet),
+    /// A piece of one.
+    Fragment(Fragment),
+}
+
 /// Why a frame is not looked at further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
     Malformed,
     BadChecksum,
-    Fragment,
     Protocol,
+    /// It asks for something that is not done: a source route, more headers than are looked at, an option that may not be skipped.
+    Options,
+    /// Likewise, and the sender is to be told which field does (RFC 4443 section 3.4).
+    Problem {
+        code: ParameterProblem,
+        pointer: u32,
+    },
 }
 
 /// Reads the IPv4 or IPv6 packet of a frame.
-pub(crate) fn parse(ethernet: &Ethernet, headers: &Headers, frame: &Frame<'_>) -> Result<Packet, Unreadable> {
+pub(crate) fn parse(ethernet: &Ethernet, headers: &Headers, frame: &Frame<'_>) -> Result<Content, Unreadable> {
     let ip = headers.payload();
     if ethernet.ethertype == ETHERTYPE_IPV4 { parse_ipv4(ip, frame) } else { parse_ipv6(ip, frame) }
 }
 
-fn parse_ipv4(ip: &[u8], frame: &Frame<'_>) -> Result<Packet, Unreadable> {
+/// The source and the destination of an IP packet whose other headers were not understood.
+pub(crate) fn addresses(ethernet: &Ethernet, headers: &Headers) -> Option<(IpAddr, IpAddr)> {
+    let ip = headers.payload();
+    if ethernet.ethertype == ETHERTYPE_IPV4 {
+        let header = Ipv4HeaderSlice::from_slice(ip).ok()?;
+        Some((header.source_addr().into(), header.destination_addr().into()))
+    } else {
+        let header = Ipv6HeaderSlice::from_slice(ip).ok()?;
+        Some((header.source_addr().into(), header.destination_addr().into()))
+    }
+}
+
+/// Loose and strict source routes: RFC 7126 sections 4.3 and 4.4 have them refused.
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
+
+fn parse_ipv4(ip: &[u8], frame: &Frame<'_>) -> Result<Content, Unreadable> {
     let header = Ipv4HeaderSlice::from_slice(ip).map_err(|_| Unreadable::Malformed)?;
     let header_len = header.slice().len();
     if sum::data(header.slice()) != !0 {
@@ -118,36 +155,111 @@ fn parse_ipv4(ip: &[u8], frame: &Frame<'_>) -> Result<Packet, Unreadable> {
     if total < header_len || total > frame.len() - ETHERNET_HEADER {
         return Err(Unreadable::Malformed);
     }
-    if header.is_fragmenting_payload() {
-        return Err(Unreadable::Fragment);
+    if has_source_route(header.options()) {
+        return Err(Unreadable::Options);
     }
     let (source, destination) = (IpAddr::V4(header.source_addr()), IpAddr::V4(header.destination_addr()));
-    let body = Body { ip, offset: header_len, len: total - header_len, source, destination, hop_limit: header.ttl() };
-    body.parse(header.protocol(), frame)
+    if header.is_fragmenting_payload() {
+        let (offset, more) = (usize::from(header.fragments_offset().byte_offset()), header.more_fragments());
+        let place = Place { offset, at: ETHERNET_HEADER + header_len, len: total - header_len, more };
+        return fragment(
+            frame,
+            Fragment {
+                source,
+                destination,
+                protocol: header.protocol().0,
+                id: header.identification().into(),
+                place,
+                headers: ETHERNET_HEADER + header_len,
+                next_header_at: 0,
+            },
+        );
+    }
+    let body = Body {
+        ip,
+        offset: header_len,
+        len: total - header_len,
+        source,
+        destination,
+        hop_limit: header.ttl(),
+        dont_fragment: header.dont_fragment(),
+    };
+    body.parse(header.protocol(), frame).map(Content::Packet)
 }
 
-fn parse_ipv6(ip: &[u8], frame: &Frame<'_>) -> Result<Packet, Unreadable> {
+/// Whether these options have a source route among them. Options behind one that contradicts itself are not read.
+fn has_source_route(mut options: &[u8]) -> bool {
+    while let [kind, rest @ ..] = options {
+        let len = match (kind, rest.first()) {
+            (0, _) => return false,
+            (1, _) => 1,
+            _ if SOURCE_ROUTES.contains(kind) => return true,
+            (_, Some(len)) => usize::from(*len).max(2),
+            (_, None) => return false,
+        };
+        options = options.get(len..).unwrap_or_default();
+    }
+    false
+}
+
+fn parse_ipv6(ip: &[u8], frame: &Frame<'_>) -> Result<Content, Unreadable> {
     let header = Ipv6HeaderSlice::from_slice(ip).map_err(|_| Unreadable::Malformed)?;
-    let header_len = header.slice().len();
     let len = usize::from(header.payload_length());
-    if header_len + len > frame.len() - ETHERNET_HEADER {
+    if IPV6_HEADER_LEN + len > frame.len() - ETHERNET_HEADER {
         return Err(Unreadable::Malformed);
     }
-    if header.next_header() == IpNumber::IPV6_FRAGMENTATION_HEADER {
-        return Err(Unreadable::Fragment);
-    }
     let (source, destination) = (IpAddr::V6(header.source_addr()), IpAddr::V6(header.destination_addr()));
-    Body { ip, offset: header_len, len, source, destination, hop_limit: header.hop_limit() }.parse(header.next_header(), frame)
+    let body = Body { ip, offset: IPV6_HEADER_LEN, len, source, destination, hop_limit: header.hop_limit(), dont_fragment: true };
+    if matches!(header.next_header(), IpNumber::TCP | IpNumber::UDP | IpNumber::IPV6_ICMP) {
+        return body.parse(header.next_header(), frame).map(Content::Packet);
+    }
+    // Other headers stand between: more is copied than nearly all packets need.
+    let mut copy = [0; IPV6_HEADER_LEN + extension::MAX_CHAIN_BYTES];
+    let copied = frame.copy_to(ETHERNET_HEADER, &mut copy);
+    let (ip, end) = (&copy[..copied], IPV6_HEADER_LEN + len);
+    match extension::walk(ip, end, destination.is_multicast())? {
+        Leads::Payload { protocol, at } => {
+            Body { ip, offset: at, len: end - at, ..body }.parse(protocol, frame).map(Content::Packet)
+        }
+        Leads::Fragment(piece) => {
+            let place = Place { offset: piece.offset, at: ETHERNET_HEADER + piece.at, len: end - piece.at, more: piece.more };
+            fragment(
+                frame,
+                Fragment {
+                    source,
+                    destination,
+                    protocol: 0,
+                    id: piece.id,
+                    place,
+                    headers: ETHERNET_HEADER + piece.at,
+                    next_header_at: ETHERNET_HEADER + piece.next_header_at,
+                },
+            )
+        }
+    }
+}
+
+/// A fragment, if it can be a piece of anything: in all but the last, the bytes are counted by eights, and no packet is longer than its
+/// length fields can say. What is cut has its checksum, and is not to be cut again.
+fn fragment(frame: &Frame<'_>, fragment: Fragment) -> Result<Content, Unreadable> {
+    let Place { offset, len, more, .. } = fragment.place;
+    let finished = frame.meta.gso.is_none() && !matches!(frame.meta.checksum, Checksum::Partial { .. });
+    if !finished || len == 0 || more && !len.is_multiple_of(8) || offset + len > usize::from(u16::MAX) {
+        return Err(Unreadable::Malformed);
+    }
+    Ok(Content::Fragment(fragment))
 }
 
 /// The payload of an IP packet: `len` bytes at `offset` of the packet.
 struct Body<'a> {
+    /// The beginning of the packet, copied out.
     ip: &'a [u8],
     offset: usize,
     len: usize,
     source: IpAddr,
     destination: IpAddr,
     hop_limit: u8,
+    dont_fragment: bool,
 }
 
 impl Body<'_> {
@@ -168,7 +280,8 @@ impl Body<'_> {
             }
             _ => return Err(Unreadable::Protocol),
         };
-        Ok(Packet { source: self.source, destination: self.destination, hop_limit: self.hop_limit, transport })
+        let Self { source, destination, hop_limit, dont_fragment, .. } = self;
+        Ok(Packet { source, destination, hop_limit, dont_fragment, transport })
     }
 
     /// The header bytes of the transport: those of the copy, but none that lie behind the packet's end.

@@ -1,6 +1,7 @@
 //! What the host and the timer wheel give back: whose event it is, packed into 64 bits.
 
 use crate::host::Token;
+use crate::port::PortId;
 
 /// The owner of a socket or a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(crate) enum Owner {
     TftpTransfer { id: u32, generation: u32 },
     /// The timer of unsolicited router advertisements.
     RouterAdvertisement,
+    /// The timer of the fragments that have come through a port.
+    Reassembly { port: PortId },
 }
 
 impl Owner {
@@ -36,6 +39,7 @@ impl Owner {
             Self::UdpForward { id, generation } => (6, id, generation),
             Self::UdpClient { id, generation } => (7, id, generation),
             Self::RouterAdvertisement => (8, 0, 0),
+            Self::Reassembly { port } => (20, port.0.into(), 0),
             Self::TftpTransfer { id, generation } => (9, id, generation),
         };
         Token(kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(id))
@@ -53,6 +57,7 @@ impl Owner {
             6 => Self::UdpForward { id, generation },
             7 => Self::UdpClient { id, generation },
             8 => Self::RouterAdvertisement,
+            20 => Self::Reassembly { port: PortId(id as u16) },
             9 => Self::TftpTransfer { id, generation },
             _ => return None,
         })
@@ -74,6 +79,7 @@ mod tests {
             Owner::UdpForward { id: 10, generation: 0xff_ffff },
             Owner::UdpClient { id: 3, generation: 4 },
             Owner::RouterAdvertisement,
+            Owner::Reassembly { port: PortId(11) },
             Owner::TftpTransfer { id: 5, generation: 6 },
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));

@@ -19,20 +19,20 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use hashbrown::HashMap;
-use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN};
+use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN, UdpPacket};
 
 use self::forward::Forwards;
 use self::mapping::Mappings;
 use self::transfer::Transfers;
 pub use self::transfer::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
-use super::emit::{self, Path};
+use super::emit::{self, HOP_LIMIT, Path};
 use super::hash::Keyed;
 use super::icmp::{self, Quote, Unreachable};
 use super::neighbour::Station;
 use super::packet::Datagram;
 use super::policy::{Attempt, Verdict};
 use super::token::Owner;
-use super::{Context, SOLICITATION_INTERVAL, Shared};
+use super::{Context, SOLICITATION_INTERVAL, Shared, fragmentation};
 use crate::config::{Limits, Timeouts};
 use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
 use crate::host::{Event, Received, SocketId};
@@ -315,6 +315,10 @@ impl Nat {
             },
             _ => return Turn::Done,
         };
+        // What is too large can be seen only once it was received, and then there must be a place for it.
+        if shared.fragmenter.is_busy(station.port) {
+            return Turn::Blocked(station.port);
+        }
         let offloads = cx.link.offloads(station.port);
         let mut arrival = Arrival { nat: self, owner, guest, station, offloads, mtu: usize::from(cx.link.mtu(station.port)) };
         if offloads.uso { arrival.in_place(cx, shared, socket) } else { arrival.by_copy(cx, shared, socket) }
@@ -372,7 +376,7 @@ impl Nat {
 
 /// What is known when a sender is looked at.
 struct Admission<'a> {
-    now: crate::time::Instant,
+    now: Instant,
     guest: &'a SocketAddr,
     port: PortId,
 }
@@ -402,6 +406,7 @@ impl Arrival<'_> {
         // A port that never offers so much does not call.
         let mut turn = Turn::Done;
         let mut bytes = 0;
+        let mut large = None;
         let sent = link.send(self.station.port, MAX_FRAME, &mut |room| {
             let headers = self.path(shared, self.guest.ip()).header_len() + UDP_HEADER_LEN;
             let mut parts = [const { ChunkMut::empty() }; MAX_CHUNKS];
@@ -421,7 +426,16 @@ impl Arrival<'_> {
                 received.from,
             )?;
             if !self.fits(&received) {
-                shared.counters.drop_too_large += 1;
+                // The kernel cuts off what the port's memory has no room for: nothing that fills it may be believed to be whole. In IPv4
+                // the memory is as long as the longest datagram.
+                if received.len == MAX_FRAME - headers && self.guest.is_ipv6() {
+                    shared.counters.drop_too_large += 1;
+                    return None;
+                }
+                let mut data = std::mem::take(&mut shared.scratch);
+                data.resize(received.len, 0);
+                room.copy_to(headers, &mut data);
+                large = Some((seen, data, received.segment));
                 return None;
             }
             shared.counters.udp_datagrams_in += 1;
@@ -431,6 +445,10 @@ impl Arrival<'_> {
             bytes = filled.0;
             Some(filled)
         });
+        if let Some((seen, data, segment)) = large {
+            self.send_large(cx, shared, seen, &data, segment);
+            shared.scratch = data;
+        }
         match sent {
             Sent::Full => Turn::Blocked(self.station.port),
             Sent::Declined => turn,
@@ -454,9 +472,15 @@ impl Arrival<'_> {
                 if let Some(seen) = self.nat.admit(&admission, shared, self.owner, received.from) {
                     let size = received.segment.map_or(received.len, usize::from).max(1);
                     let data = buffer.get(..received.len).unwrap_or_default();
-                    let mut sent = if data.is_empty() { self.send_one(cx, shared, seen, data) } else { Sent::Yes };
-                    for datagram in data.chunks(size) {
-                        sent = self.send_one(cx, shared, seen, datagram);
+                    let mut sent = Sent::Yes;
+                    if !self.fits(&Received { len: size.min(data.len()), from: seen, segment: None }) {
+                        sent = self.send_large(cx, shared, seen, data, received.segment);
+                    } else if data.is_empty() {
+                        sent = self.send_one(cx, shared, seen, data);
+                    } else {
+                        for datagram in data.chunks(size) {
+                            sent = self.send_one(cx, shared, seen, datagram);
+                        }
                     }
                     if sent == Sent::Full { Turn::Blocked(self.station.port) } else { Turn::More }
                 } else {
@@ -469,14 +493,21 @@ impl Arrival<'_> {
     }
 
     fn send_one(&self, cx: &mut Context<'_>, shared: &mut Shared, seen: SocketAddr, data: &[u8]) -> Sent {
-        if !self.fits(&Received { len: data.len(), from: seen, segment: None }) {
-            shared.counters.drop_too_large += 1;
-            return Sent::Declined;
-        }
         let path = self.path(shared, seen.ip());
         let sent = send_datagram(cx, shared, &path, (seen.port(), self.guest.port()), data);
         if sent == Sent::Yes {
             shared.counters.udp_datagrams_in += 1;
+        }
+        sent
+    }
+
+    /// Sends a datagram that is too large for the guest's link, or several, in fragments.
+    fn send_large(&self, cx: &mut Context<'_>, shared: &mut Shared, seen: SocketAddr, data: &[u8], segment: Option<u16>) -> Sent {
+        let path = self.path(shared, seen.ip());
+        let size = segment.map_or(data.len(), usize::from).max(1);
+        let sent = send_in_fragments(cx, shared, &path, (seen.port(), self.guest.port()), data, size);
+        if sent == Sent::Yes {
+            shared.counters.udp_datagrams_in += data.len().div_ceil(size) as u64;
         }
         sent
     }
@@ -506,8 +537,7 @@ pub(crate) fn send_datagram(cx: &mut Context<'_>, shared: &mut Shared, path: &Pa
     let start = path.header_len() + UDP_HEADER_LEN;
     let port = path.station.port;
     if start + data.len() - ETHERNET_HEADER > usize::from(cx.link.mtu(port)) {
-        shared.counters.drop_too_large += 1;
-        return Sent::Declined;
+        return send_in_fragments(cx, shared, path, ports, data, data.len());
     }
     let offloads = cx.link.offloads(port);
     let sent = emit::send(cx, shared, port, start + data.len(), &mut |room| {
@@ -518,6 +548,22 @@ pub(crate) fn send_datagram(cx: &mut Context<'_>, shared: &mut Shared, path: &Pa
         shared.counters.drop_port_full += 1;
     }
     sent
+}
+
+/// Sends datagrams of `size` bytes each, the last may be shorter, which are too large for the guest's link.
+fn send_in_fragments(cx: &mut Context<'_>, shared: &mut Shared, path: &Path, ports: (u16, u16), data: &[u8], size: usize) -> Sent {
+    let mut bytes = shared.fragmenter.buffer();
+    for payload in data.chunks(size.max(1)) {
+        let start = bytes.len();
+        bytes.extend([0; UDP_HEADER_LEN]);
+        bytes.extend_from_slice(payload);
+        let mut udp = UdpPacket::new_unchecked(&mut bytes[start..]);
+        udp.set_src_port(ports.0);
+        udp.set_dst_port(ports.1);
+        udp.set_len(u16::try_from(UDP_HEADER_LEN + payload.len()).unwrap_or(u16::MAX));
+        udp.fill_checksum(&path.source.into(), &path.destination.into());
+    }
+    fragmentation::send(cx, shared, path, IpProtocol::Udp, HOP_LIMIT, bytes, UDP_HEADER_LEN + size)
 }
 
 /// Hands a guest's datagram to a socket. Returns what the guest is to be told if there is no way.

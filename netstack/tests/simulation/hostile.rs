@@ -258,22 +258,6 @@ fn an_echo_request_with_a_wrong_checksum_is_not_answered() {
 }
 
 #[test]
-fn fragments_are_dropped_and_counted() {
-    let server = SERVERS[0];
-    let (mut world, _, frame) = scene(server);
-    for bits in [0x20u8, 0x00] {
-        let mut bad = frame.clone();
-        bad[20] = bits;
-        bad[21] = if bits == 0 { 3 } else { 0 };
-        bad[24..26].fill(0);
-        let sum = wire::checksum(&bad[14..34]);
-        bad[24..26].copy_from_slice(&sum.to_be_bytes());
-        world.give_frame(&bad);
-    }
-    assert_eq!((world.counters().drop_fragment, world.host.connection(FIRST).received_len()), (2, 0));
-}
-
-#[test]
 fn nobody_but_a_guest_can_be_the_sender() {
     let mut world = World::by_hand();
     for server in SERVERS {

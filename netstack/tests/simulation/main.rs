@@ -9,6 +9,7 @@ mod closing;
 mod download;
 mod forwards;
 mod found;
+mod fragments;
 mod guest_forwards;
 mod hostile;
 mod inbound;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use netstack::addr::MacAddr;
-use netstack::config::Protocol;
+use netstack::config::{Config, Protocol};
 use netstack::frame::Offloads;
 use netstack::host::sim::{ConnectionId, Program, Server, UdpServer};
 use netstack::port::PortId;
@@ -82,7 +82,7 @@ fn a_window_opens_as_soon_as_the_host_tells_of_room_however_large_the_segments()
 #[test]
 fn a_window_opens_also_after_what_was_held_has_used_up_the_room() {
     for server in SERVERS {
-        let mut world = World::by_hand();
+        let mut world = World::by_hand_with(Config { mtu: 16_000, ..Config::default() });
         world.host.serve(server, Server::new(Program::Idle).send_queue(30_000));
         let mut hand = Hand::open(&mut world, 50_000, server);
         hand.window = 1;

@@ -96,7 +96,7 @@ fn silly_windows_are_not_offered() {
             if window == 0 {
                 break;
             }
-            hand.send(&mut world, &vec![7; (window as usize).min(1460)]);
+            hand.send(&mut world, &vec![7; (window as usize).min(1440)]);
             world.pass(Duration::from_millis(300));
             let last = hand.take(&mut world).pop().expect("each segment is acknowledged");
             window = last.ack.wrapping_add(hand.window_of(&last)).wrapping_sub(hand.seq);
@@ -301,7 +301,7 @@ fn every_second_segment_at_least_is_acknowledged_and_none_waits_long() {
         world.pass(Duration::from_millis(499));
         assert_eq!(hand.take(&mut world).pop().unwrap().ack, hand.seq);
         for _ in 0..2 {
-            hand.send(&mut world, &[1; 1460]);
+            hand.send(&mut world, &[1; 1440]);
         }
         assert!(!hand.take(&mut world).is_empty());
     }
