@@ -144,8 +144,17 @@ impl<'a> Run<'a> {
         let link = plan.link;
         world.faults = Faults { lost: link.lost, doubled: link.doubled, late: link.late, damaged: link.damaged };
         world.watch = Some(Box::new(Watch::default()));
-        let mut run =
-            Self { plan, world, limits, flows: Vec::new(), datagrams: Vec::new(), acts: Vec::new(), spurious: false, turns: 0, churned: Vec::new() };
+        let mut run = Self {
+            plan,
+            world,
+            limits,
+            flows: Vec::new(),
+            datagrams: Vec::new(),
+            acts: Vec::new(),
+            spurious: false,
+            turns: 0,
+            churned: Vec::new(),
+        };
         run.prepare_flows();
         run.prepare_datagrams();
         run.prepare_acts();

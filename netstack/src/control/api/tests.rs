@@ -299,7 +299,10 @@ async fn a_link_that_is_down_carries_nothing_and_its_guest_sees_it() {
 async fn frames_are_recorded_from_and_until_a_command() {
     let stage = Stage::new();
     let file = stage.directory.path().join("net.pcapng");
-    let start = format!(r#"{{"execute":"start_capture","arguments":{{"file":"{}","filter":"tcp port 80","snaplen":128}}}}"#, file.display());
+    let start = format!(
+        r#"{{"execute":"start_capture","arguments":{{"file":"{}","filter":"tcp port 80","snaplen":128}}}}"#,
+        file.display()
+    );
     assert_eq!(stage.ask(&start).await, r#"{"return":{"id":1}}"#);
     let listed = stage.ask(r#"{"execute":"captures"}"#).await;
     assert!(listed.contains(r#""id":1"#) && listed.contains(r#""filter":"tcp port 80""#), "{listed}");
@@ -321,10 +324,16 @@ async fn frames_are_recorded_from_and_until_a_command() {
 
 #[tokio::test]
 async fn guests_names_and_connections_are_told() {
-    let config = Config { dns: crate::config::DnsConfig { servers: vec!["192.0.2.53:53".parse().unwrap()], ..Default::default() }, ..Config::default() };
+    let config = Config {
+        dns: crate::config::DnsConfig { servers: vec!["192.0.2.53:53".parse().unwrap()], ..Default::default() },
+        ..Config::default()
+    };
     let stage = Stage::with(&config);
     let dns = stage.ask(r#"{"execute":"dns"}"#).await;
-    assert!(dns.starts_with(r#"{"return":{"servers":[{"address":"192.0.2.53:53","up":true}],"names":[],"cached":[],"counts":{"#), "{dns}");
+    assert!(
+        dns.starts_with(r#"{"return":{"servers":[{"address":"192.0.2.53:53","up":true}],"names":[],"cached":[],"counts":{"#),
+        "{dns}"
+    );
     assert_eq!(stage.ask(r#"{"execute":"leases"}"#).await, r#"{"return":{"leases":[]}}"#);
     assert_eq!(stage.ask(r#"{"execute":"flows"}"#).await, r#"{"return":{"tcp":[],"udp":[]}}"#);
     assert_eq!(stage.ask(r#"{"execute":"ports"}"#).await, r#"{"return":{"ports":[]}}"#);

@@ -6,11 +6,11 @@ use super::{Run, SERVER_V4, SERVER_V6};
 use crate::config::Protocol;
 use crate::host::sim::{ConnectionId, HOST_V4, HOST_V6, Leave, Program, Server, Stream, Talk};
 use crate::port::PortId;
-use crate::stack::{ForwardSocket, Listen};
 use crate::sim::guest::{Addresses, FlowId};
 use crate::sim::plan::{Answer, FlowPlan, PeerPlan, Reset, When};
 use crate::sim::watch::FIRST_PORT;
 use crate::sim::world::World;
+use crate::stack::{ForwardSocket, Listen};
 use crate::time::Duration;
 use smoltcp::socket::tcp::State;
 
