@@ -13,6 +13,8 @@
 
 pub mod api;
 pub mod client;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod model;
 mod tally;
 
@@ -114,6 +116,16 @@ macro_rules! commands {
         pub(crate) async fn execute(name: &str, arguments: Value, engine: &Handle) -> Option<Result<String, Failed>> {
             $(if name == $command::NAME {
                 return Some(answer::<$command>(arguments, engine).await);
+            })+
+            None
+        }
+
+        /// What the command of this name makes of its arguments, written down again.
+        #[cfg(feature = "fuzzing")]
+        fn understand(name: &str, arguments: Value) -> Option<Result<Value, Refused>> {
+            $(if name == $command::NAME {
+                let written = |command| serde_json::to_value(command).map_err(|error| Refused::because("cannot be written", error));
+                return Some($command::parse(arguments).and_then(written));
             })+
             None
         }
