@@ -147,7 +147,7 @@ fn forwards_come_and_go_while_a_connection_lives() {
 
     let mut connection = TcpStream::connect((LOOPBACK, port)).unwrap();
     limit(&connection);
-    let mut hear = |expected: &[u8], connection: &mut TcpStream| {
+    let hear = |expected: &[u8], connection: &mut TcpStream| {
         let mut heard = vec![0; expected.len()];
         connection.read_exact(&mut heard).unwrap();
         assert_eq!(heard, expected);
