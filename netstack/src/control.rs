@@ -13,6 +13,8 @@
 
 pub mod api;
 pub mod client;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod model;
 mod tally;
 
@@ -117,10 +119,35 @@ macro_rules! commands {
             })+
             None
         }
+
+        /// What the command of this name makes of its arguments, written down again.
+        #[cfg(feature = "fuzzing")]
+        fn understand(name: &str, arguments: Value) -> Option<Result<Value, Refused>> {
+            $(if name == $command::NAME {
+                let written = |command| serde_json::to_value(command).map_err(|error| Refused::because("cannot be written", error));
+                return Some($command::parse(arguments).and_then(written));
+            })+
+            None
+        }
     };
 }
 
-commands!(AddHostfwd, ListHostfwd, RemoveHostfwd, GetInfo, ListFlows, GetCounters, Shutdown);
+commands!(
+    AddHostfwd,
+    ListHostfwd,
+    RemoveHostfwd,
+    GetInfo,
+    ListFlows,
+    ListLeases,
+    GetDns,
+    GetCounters,
+    ListPorts,
+    SetLink,
+    StartCapture,
+    StopCapture,
+    ListCaptures,
+    Shutdown,
+);
 
 /// A command that was not carried out, and whether slirp4netns has it.
 #[derive(Debug)]

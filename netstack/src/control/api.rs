@@ -12,7 +12,7 @@
 //!   too long is cut off.
 //! - Whatever is sent is answered, and what has been carried out is told, also when the engine ends meanwhile.
 
-mod request;
+pub(super) mod request;
 #[cfg(test)]
 mod tests;
 

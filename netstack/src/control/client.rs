@@ -110,7 +110,7 @@ impl Client {
         if !answer.is_empty() {
             return String::from_utf8(answer).map_err(|error| CallError::Strange(error.to_string()));
         }
-        let error = read.err().or(sent.err()).unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+        let error = read.err().or_else(|| sent.err()).unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
         Err(CallError::Broken(error))
     }
 }

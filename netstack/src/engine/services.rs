@@ -74,6 +74,11 @@ impl Gateway {
         self.dhcp.iter().flat_map(|dhcp| dhcp.leases(now)).cloned().collect()
     }
 
+    /// The DNS service, for whoever wants to ask it what it knows.
+    pub(super) fn dns_service(&self) -> DnsHandle {
+        self.dns.clone()
+    }
+
     /// Where an answer of the DNS service goes.
     pub(super) fn way_back(&self, answer: &Response) -> Option<DnsWayBack> {
         let (port, mac) = unpack(answer.tag);

@@ -59,7 +59,7 @@ pub(crate) enum Command {
     /// Give a network to virtual machines that connect to a socket
     #[command(after_long_help = with_options(SERVE_HELP))]
     Serve(ServeArgs),
-    /// Ask a network that runs, and change it: forwards, connections, counters
+    /// Ask a network that runs, and change it: forwards, connections, leases, links, recordings
     #[command(after_long_help = CTL_HELP)]
     Ctl(CtlArgs),
     /// Prove that it works: a guest in a namespace leases, pings, resolves and transfers
@@ -125,6 +125,8 @@ Examples:
   slipway ctl net.sock hostfwd list
   slipway ctl net.sock hostfwd remove 1
   slipway ctl net.sock flows
+  slipway ctl net.sock link down tap0
+  slipway ctl net.sock captures start /tmp/net.pcapng --filter 'port 53'
   slipway ctl net.sock counters --json | jq '.return.frames_in'
   slipway ctl net.sock shutdown";
 

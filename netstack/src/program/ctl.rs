@@ -1,20 +1,22 @@
 //! `slipway ctl`: asks a running network things, and changes it. A friendly client of [`crate::control`].
 
 use std::io;
+use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use crate::config::HostForward;
 use crate::control::client::{CallError, Client};
 use crate::control::{
-    AddHostfwd, Command, CounterValues, Flows, GetCounters, GetInfo, Hostfwd, HostfwdProtocol, Hostfwds, Info, ListFlows,
-    ListHostfwd, RemoveHostfwd, Shutdown,
+    AddHostfwd, CaptureTable, Command, CounterValues, Dns, DnsCounts, Flows, GetCounters, GetDns, GetInfo, Hostfwd,
+    HostfwdProtocol, Hostfwds, Info, LeaseTable, ListCaptures, ListFlows, ListHostfwd, ListLeases, ListPorts, PortTable,
+    RemoveHostfwd, SetLink, Shutdown, StartCapture, StopCapture,
 };
-use crate::engine::ForwardId;
+use crate::engine::{ForwardId, PortName};
 use crate::program::completions::print;
-use crate::program::failure::Failure;
+use crate::program::failure::{Failure, OrFail};
 
 #[derive(Debug, Args)]
 pub(crate) struct CtlArgs {
@@ -23,7 +25,7 @@ pub(crate) struct CtlArgs {
     json: bool,
     /// The socket, as it was named by --api-socket
     #[arg(value_name = "SOCKET")]
-    socket: std::path::PathBuf,
+    socket: PathBuf,
     #[command(subcommand)]
     request: Request,
 }
@@ -36,6 +38,28 @@ enum Request {
     Hostfwd(HostfwdRequest),
     /// The connections
     Flows,
+    /// The DHCP leases
+    Leases,
+    /// The DNS service: its servers, the names of guests, what it keeps
+    Dns {
+        /// Also the answers that are kept
+        #[arg(long)]
+        cached: bool,
+    },
+    /// The ports: the guests' network cards
+    Ports,
+    /// Take the link of a port down, or up again
+    Link {
+        /// What it is to be
+        #[arg(value_name = "up|down", value_enum)]
+        state: LinkState,
+        /// The port, by the name or the number that `ports` tells
+        #[arg(value_name = "PORT")]
+        port: String,
+    },
+    /// Recordings of frames: start, stop, list
+    #[command(subcommand)]
+    Captures(CapturesRequest),
     /// What has happened so far, in numbers
     Counters {
         /// Also those that are 0
@@ -46,6 +70,42 @@ enum Request {
     Info,
     /// End the network
     Shutdown,
+}
+
+/// What a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LinkState {
+    /// Frames pass.
+    Up,
+    /// None do.
+    Down,
+}
+
+#[derive(Debug, Subcommand)]
+enum CapturesRequest {
+    /// Record frames into a pcapng file
+    Start {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Which frames, as of --pcap-filter [default: all]
+        #[arg(long, value_name = "EXPR")]
+        filter: Option<String>,
+        /// How many bytes of each frame [default: all]
+        #[arg(long, value_name = "N")]
+        snaplen: Option<u32>,
+        /// Record the frames of at most the MTU for which a large frame stands
+        #[arg(long)]
+        segment: bool,
+    },
+    /// End a recording, once everything is written
+    Stop {
+        /// Its number, as `captures list` tells it
+        #[arg(value_name = "ID")]
+        id: u64,
+    },
+    /// The recordings
+    List,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,6 +142,28 @@ pub(crate) fn run(args: &CtlArgs) -> Result<u8, Failure> {
             asked.tell(&RemoveHostfwd { id: ForwardId(*id), flows: *flows }, |_| String::new())
         }
         Request::Flows => asked.tell(&ListFlows {}, flows),
+        Request::Leases => asked.tell(&ListLeases {}, leases),
+        Request::Dns { cached } => asked.tell(&GetDns {}, |known| dns(known, *cached)),
+        Request::Ports => asked.tell(&ListPorts {}, ports),
+        Request::Link { state, port } => {
+            let command = SetLink { port: PortName::Name(port.clone()), up: *state == LinkState::Up };
+            asked.tell(&command, |_| String::new())
+        }
+        Request::Captures(CapturesRequest::Start { file, filter, snaplen, segment }) => {
+            let file = std::path::absolute(file).or_fail(|| format!("cannot tell where {} is", file.display()))?;
+            let command = StartCapture {
+                file,
+                filter: filter.clone(),
+                snaplen: snaplen.unwrap_or(0),
+                rotate_bytes: None,
+                rotate_files: None,
+                segment: *segment,
+            };
+            asked.tell(&command, |started| format!("capture {}\n", started.id))
+        }
+        Request::Captures(CapturesRequest::Stop { id }) => asked
+            .tell(&StopCapture { id: *id }, |entry| format!("{} frames, {} bytes in {}\n", entry.records, entry.bytes, entry.to)),
+        Request::Captures(CapturesRequest::List) => asked.tell(&ListCaptures {}, captures),
         Request::Counters { all } => asked.tell(&GetCounters {}, |values| counters(values, *all)),
         Request::Info => asked.tell(&GetInfo {}, info),
         Request::Shutdown => asked.tell(&Shutdown {}, |_| String::new()),
@@ -162,7 +244,10 @@ fn hostfwds(Hostfwds { entries }: &Hostfwds) -> String {
             Some(path) => path.display().to_string(),
             None => at(forward.host_addr, range(forward.host_port.unwrap_or_default())),
         };
-        let host = forward.interface.as_ref().map_or(host.clone(), |interface| format!("{host} on {interface}"));
+        let host = match &forward.interface {
+            Some(interface) => format!("{host} on {interface}"),
+            None => host,
+        };
         let protocol = match forward.proto {
             HostfwdProtocol::Tcp => "tcp",
             HostfwdProtocol::Udp => "udp",
@@ -174,10 +259,69 @@ fn hostfwds(Hostfwds { entries }: &Hostfwds) -> String {
     or_none(table(["ID", "PROTOCOL", "HOST", "GUEST"], &[0], entries.iter().map(row)), entries.len(), "no forwards")
 }
 
-fn flows(Flows { tcp }: &Flows) -> String {
-    let row = |protocol: &str, guest: String, remote: String, state: &str| [protocol.to_owned(), guest, remote, state.to_owned()];
-    let tcp_rows = tcp.iter().map(|flow| row("tcp", flow.guest.to_string(), flow.remote.to_string(), &flow.state));
-    or_none(table(["PROTOCOL", "GUEST", "REMOTE", "STATE"], &[], tcp_rows), tcp.len(), "no connections")
+fn flows(Flows { tcp, udp }: &Flows) -> String {
+    let row = |protocol: &str, guest: String, remote: String, state: String| [protocol.to_owned(), guest, remote, state];
+    let tcp_rows = tcp.iter().map(|flow| row("tcp", flow.guest.to_string(), flow.remote.to_string(), flow.state.clone()));
+    let udp_rows = udp.iter().map(|flow| {
+        let remote = flow.client.map_or_else(|| "*".to_owned(), |client| client.to_string());
+        row("udp", flow.guest.to_string(), remote, format!("silent for {:.0} s", flow.idle))
+    });
+    let rows = tcp_rows.chain(udp_rows);
+    or_none(table(["PROTOCOL", "GUEST", "REMOTE", "STATE"], &[], rows), tcp.len() + udp.len(), "no connections")
+}
+
+fn leases(LeaseTable { leases }: &LeaseTable) -> String {
+    let rows = leases.iter().map(|lease| {
+        let name = lease.hostname.clone().unwrap_or_default();
+        [lease.address.to_string(), lease.mac.clone(), name, lease.state.clone(), format!("{:.0} s", lease.expires_in)]
+    });
+    or_none(table(["ADDRESS", "CARD", "NAME", "STATE", "LASTS"], &[4], rows), leases.len(), "no leases")
+}
+
+fn dns(known: &Dns, cached: bool) -> String {
+    let servers = known
+        .servers
+        .iter()
+        .map(|server| [server.address.to_string(), if server.up { "up" } else { "does not answer" }.to_owned()]);
+    let mut text = or_none(table(["SERVER", "STATE"], &[], servers), known.servers.len(), "no servers to ask");
+    if !known.names.is_empty() {
+        let names =
+            known.names.iter().map(|name| [name.name.clone(), name.address.to_string(), format!("{:.0} s", name.expires_in)]);
+        text += "\n";
+        text += &table(["GUEST", "ADDRESS", "LASTS"], &[2], names);
+    }
+    if cached {
+        let answers = known.cached.iter().map(|answer| [answer.question.clone(), format!("{:.0} s", answer.expires_in)]);
+        text += "\n";
+        text += &or_none(table(["ANSWER TO", "KEPT FOR"], &[1], answers), known.cached.len(), "no answers are kept");
+    }
+    let DnsCounts { local, cached, joined, forwarded, failed, refused, dropped, overloaded } = known.counts;
+    text += &format!(
+        "\nanswered: {local} ourselves, {cached} from what is kept ({} kept now), {joined} with others, {forwarded} by a server; \
+         not answered: {failed} by any server, {refused} refused, {dropped} no questions, {overloaded} too many at once\n",
+        known.cached.len()
+    );
+    text
+}
+
+fn ports(PortTable { ports }: &PortTable) -> String {
+    let rows = ports.iter().map(|port| {
+        let link = if port.up { "up" } else { "down" }.to_owned();
+        let offloads = if port.offloads.is_empty() { "none".to_owned() } else { port.offloads.join(" ") };
+        [port.id.to_string(), port.name.clone(), link, port.mtu.to_string(), offloads, port.dropped.to_string()]
+    });
+    or_none(table(["ID", "NAME", "LINK", "MTU", "OFFLOADS", "REFUSED"], &[0, 3, 5], rows), ports.len(), "no guests")
+}
+
+fn captures(CaptureTable { captures }: &CaptureTable) -> String {
+    let rows = captures.iter().map(|capture| {
+        let filter = capture.filter.clone().unwrap_or_else(|| "all".to_owned());
+        let state = capture.failure.clone().unwrap_or_else(|| "recording".to_owned());
+        let (records, bytes) = (capture.records.to_string(), capture.bytes.to_string());
+        [capture.id.to_string(), capture.to.clone(), filter, records, bytes, capture.dropped.to_string(), state]
+    });
+    let header = ["ID", "TO", "WHICH", "FRAMES", "BYTES", "MISSED", "STATE"];
+    or_none(table(header, &[0, 3, 4, 5], rows), captures.len(), "no captures")
 }
 
 fn counters(CounterValues(values): &CounterValues, all: bool) -> String {
@@ -213,7 +357,7 @@ mod tests {
         let AddHostfwd(rule) = AddHostfwd(text.parse().unwrap());
         let bound = crate::engine::BoundForward {
             id: ForwardId(id),
-            guest: (rule.guest.unwrap_or([10, 0, 2, 15].into()), rule.guest_port).into(),
+            guest: (rule.guest.unwrap_or_else(|| [10, 0, 2, 15].into()), rule.guest_port).into(),
             host: rule.host,
         };
         bound.into()

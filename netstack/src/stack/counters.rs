@@ -132,6 +132,8 @@ counters! {
     icmp_errors_out,
     /// ICMP errors that guests were not sent: as many in the last second as `Limits::icmp_errors_per_second` allows.
     icmp_limit_errors,
+    /// Dropped: a frame from a guest whose link is down.
+    drop_link_down,
     /// Datagrams from guests that were put together from fragments.
     reassembled,
     /// Datagrams from guests that were given up because not all of their fragments came in time.
@@ -146,7 +148,7 @@ counters! {
     drop_port,
     /// Frames that guests sent each other; once for each port that they went to.
     switch_forwarded,
-    /// Dropped between guests: the other port was full, or the frame was too long for it or contradicted itself.
+    /// Dropped between guests: the other port was full or its link down, or the frame was too long for it or contradicted itself.
     switch_dropped,
     /// Frames that were recorded; once for each capture.
     capture_frames,

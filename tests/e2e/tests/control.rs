@@ -147,7 +147,7 @@ fn forwards_come_and_go_while_a_connection_lives() {
 
     let mut connection = TcpStream::connect((LOOPBACK, port)).unwrap();
     limit(&connection);
-    let mut hear = |expected: &[u8], connection: &mut TcpStream| {
+    let hear = |expected: &[u8], connection: &mut TcpStream| {
         let mut heard = vec![0; expected.len()];
         connection.read_exact(&mut heard).unwrap();
         assert_eq!(heard, expected);
@@ -191,6 +191,45 @@ fn a_unix_socket_leads_to_the_guest() {
     assert_eq!(connection.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert!(guest.leave().success());
     assert!(!path.exists() && !Path::new("/tmp/slipway-e2e-none").exists(), "they go with the network");
+}
+
+#[test]
+fn a_link_that_is_taken_down_is_seen_by_its_guest_and_comes_back() {
+    let (mut guest, _) = guest(Options::default());
+    let carrier = |guest: &mut Guest| guest.succeed("cat /sys/class/net/tap0/carrier");
+    assert_eq!(carrier(&mut guest), "1");
+    guest.succeed("ping -n -c 1 -W 5 10.0.2.2");
+    assert_eq!(told(guest.stage(), &["link", "down", "tap0"]), "");
+    assert_eq!(carrier(&mut guest), "0");
+    guest.run("ping -n -c 1 -W 1 10.0.2.2").failure();
+    let ports = told(guest.stage(), &["ports"]);
+    assert!(ports.contains("tap0") && ports.contains("down"), "{ports}");
+    assert_eq!(told(guest.stage(), &["link", "up", "0"]), "", "by its number too");
+    assert_eq!(carrier(&mut guest), "1");
+    guest.succeed("ping -n -c 1 -W 5 10.0.2.2");
+}
+
+#[test]
+fn a_recording_begins_and_ends_on_command() {
+    let (mut guest, _) = guest(Options::default());
+    assert_eq!(told(guest.stage(), &["captures", "start", "icmp.pcapng", "--filter", "icmp"]), "capture 1\n");
+    guest.succeed("ping -n -c 2 -i 0.2 -W 5 10.0.2.2");
+    let listed = told(guest.stage(), &["captures", "list"]);
+    assert!(listed.contains("icmp.pcapng") && listed.contains("recording"), "{listed}");
+    let stopped = told(guest.stage(), &["captures", "stop", "1"]);
+    assert!(stopped.starts_with("4 frames, "), "{stopped}");
+    assert!(guest.directory().join("icmp.pcapng").exists());
+    assert_eq!(told(guest.stage(), &["captures", "list"]), "no captures\n");
+}
+
+#[test]
+fn leases_and_names_are_told() {
+    let (mut guest, _) = guest(Options::default().user("dns-server=192.0.2.53"));
+    guest.succeed("busybox udhcpc -i tap0 -n -q -f -s /bin/true -x hostname:box");
+    let leases = told(guest.stage(), &["leases"]);
+    assert!(leases.contains("10.0.2.15") && leases.contains("box") && leases.contains("bound"), "{leases}");
+    let dns = told(guest.stage(), &["dns"]);
+    assert!(dns.contains("192.0.2.53:53") && dns.contains("box"), "{dns}");
 }
 
 #[test]

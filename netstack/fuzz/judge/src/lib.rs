@@ -10,6 +10,7 @@
 //! | [`dhcp`] | messages, and time | no address for two clients, and answers that others can read |
 //! | [`dns`] | questions, servers' answers, files | answers fit their questions, nothing outlives its TTL |
 //! | [`config`] | the texts that users write | what is accepted works and can be written again, what is refused is told why |
+//! | [`api`] | requests to the API, in pieces | what is understood is understood again, what is not is refused in words |
 //! | [`capture_file`] | a capture file | what can be read is, can be written again, and harms no engine |
 //! | [`stream_framing`] | a stream in pieces | every frame comes out whole and once |
 //! | [`engine`] | guests and a host's network at work | limits hold, bytes stay in order, everything ends |
@@ -18,6 +19,7 @@
 //! target learns something new.
 #![expect(clippy::missing_panics_doc, reason = "to panic is how all of this tells what is wrong")]
 
+pub mod api;
 pub mod capture_file;
 pub mod config;
 pub mod dhcp;
@@ -41,7 +43,8 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
+    Target { name: "api", judge: api::judge, seeds: api::seeds },
     Target { name: "frame", judge: frame::judge, seeds: frame::seeds },
     Target { name: "dhcp", judge: dhcp::judge, seeds: dhcp::seeds },
     Target { name: "dns", judge: dns::judge, seeds: dns::seeds },

@@ -7,13 +7,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// A request that can be understood.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Request {
+pub(in crate::control) struct Request {
     /// The name of a command.
-    pub(super) execute: String,
+    pub(in crate::control) execute: String,
     /// What goes with it; an empty object if there is nothing.
-    pub(super) arguments: Value,
+    pub(in crate::control) arguments: Value,
     /// Whether an error is to have its reason beside it.
-    pub(super) explain: bool,
+    pub(in crate::control) explain: bool,
 }
 
 /// A request that cannot, in the words of slirp4netns.
@@ -45,7 +45,7 @@ impl Request {
 
 /// Reads one request.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(in crate::control) struct Reader {
     text: Vec<u8>,
     limit: usize,
     scanner: Scanner,
@@ -53,7 +53,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// For a request of at most `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(in crate::control) fn new(limit: usize) -> Self {
         Self { text: Vec::new(), limit, scanner: Scanner::default() }
     }
 
@@ -62,7 +62,10 @@ impl Reader {
     /// # Errors
     ///
     /// When the stream breaks.
-    pub(super) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Result<Request, BadRequest>> {
+    pub(in crate::control) async fn read(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> io::Result<Result<Request, BadRequest>> {
         loop {
             let known = self.text.len();
             if stream.read_buf(&mut self.text).await? == 0 {
@@ -217,9 +220,9 @@ mod tests {
         let value = leaf.prop_recursive(3, 20, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::hash_map(r#"[{}"\\a-z]{0,4}"#, inner, 0..4).prop_map(|map| Value::from_iter(map)),
+                prop::collection::hash_map(r#"[{}"\\a-z]{0,4}"#, inner, 0..4).prop_map(Value::from_iter),
             ]
         });
-        prop::collection::hash_map("[a-z{}\"]{0,4}", value, 0..4).prop_map(|map| Value::from_iter(map))
+        prop::collection::hash_map("[a-z{}\"]{0,4}", value, 0..4).prop_map(Value::from_iter)
     }
 }

@@ -246,3 +246,95 @@ async fn commands_may_be_asked_by_many_at_once() {
     }
     assert_eq!(stage.handle.counters().await.unwrap().api_commands, 640);
 }
+
+#[tokio::test]
+async fn a_link_that_is_down_carries_nothing_and_its_guest_sees_it() {
+    use crate::frame::FrameMeta;
+    use crate::port::memory::{MemoryConfig, MemoryPort};
+    let stage = Stage::new();
+    let pair = |name: &str| MemoryPort::pair(MemoryConfig { name: name.to_owned(), ..MemoryConfig::default() });
+    let ((port, guest), (other_port, other)) = (pair("eth0"), pair("eth1"));
+    stage.handle.attach(Box::new(port)).await.unwrap();
+    stage.handle.attach(Box::new(other_port)).await.unwrap();
+    // The router makes itself known to both.
+    for guest in [&guest, &other] {
+        guest.received().await.unwrap();
+    }
+    let set = async |arguments: &str| stage.ask(&format!(r#"{{"execute":"set_link","arguments":{{{arguments}}}}}"#)).await;
+    assert_eq!(set(r#""port":"eth0","up":false"#).await, r#"{"return":{}}"#);
+    assert!(!guest.link_is_up() && other.link_is_up());
+    let ports = stage.ask(r#"{"execute":"ports"}"#).await;
+    assert!(ports.contains(r#""id":0,"name":"eth0","up":false,"mtu":1500"#), "{ports}");
+    assert!(ports.contains(r#""id":1,"name":"eth1","up":true"#), "{ports}");
+
+    // A broadcast of one guest reaches another, but not over a link that is down.
+    let frame = |from: u8| {
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 0, from, 0x88, 0xb5]);
+        frame.resize(60, from);
+        frame
+    };
+    guest.send(frame(1), FrameMeta::default()).unwrap();
+    other.send(frame(2), FrameMeta::default()).unwrap();
+    let counters = loop {
+        let counters = stage.handle.counters().await.unwrap();
+        if counters.drop_link_down == 1 && counters.switch_dropped == 1 {
+            break counters;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(counters.switch_forwarded, 0);
+    assert_eq!(set(r#""port":0,"up":true"#).await, r#"{"return":{}}"#);
+    assert!(guest.link_is_up());
+    let (advertisement, _) = guest.received().await.unwrap();
+    assert_eq!(advertisement[12..14], [0x86, 0xdd], "as to every guest that is new");
+    other.send(frame(3), FrameMeta::default()).unwrap();
+    assert_eq!(guest.received().await.unwrap().0[..12], frame(3)[..12]);
+
+    let unknown = set(r#""port":"eth7","up":true"#).await;
+    assert!(unknown.contains("bad arguments.port: there is no port eth7; there are 0 (eth0), 1 (eth1)"), "{unknown}");
+}
+
+#[tokio::test]
+async fn frames_are_recorded_from_and_until_a_command() {
+    let stage = Stage::new();
+    let file = stage.directory.path().join("net.pcapng");
+    let start = format!(
+        r#"{{"execute":"start_capture","arguments":{{"file":"{}","filter":"tcp port 80","snaplen":128}}}}"#,
+        file.display()
+    );
+    assert_eq!(stage.ask(&start).await, r#"{"return":{"id":1}}"#);
+    let listed = stage.ask(r#"{"execute":"captures"}"#).await;
+    assert!(listed.contains(r#""id":1"#) && listed.contains(r#""filter":"tcp port 80""#), "{listed}");
+    let stopped = stage.ask(r#"{"execute":"stop_capture","arguments":{"id":1}}"#).await;
+    assert!(stopped.contains(r#""records":0"#) && stopped.contains(r#""failure":null"#), "{stopped}");
+    assert!(std::fs::metadata(&file).unwrap().len() > 0, "the file is written");
+    for (name, arguments, told) in [
+        ("start_capture", r#"{"file":"relative.pcapng"}"#, "bad arguments.file"),
+        ("start_capture", r#"{"file":"/nowhere/at/all.pcapng"}"#, "No such file or directory"),
+        ("start_capture", r#"{"file":"/tmp/x","filter":"colour blue"}"#, "bad arguments.filter"),
+        ("start_capture", r#"{"file":"/tmp/x","rotate_bytes":1}"#, "bad arguments.rotate_bytes"),
+        ("start_capture", r#"{"file":"/tmp/x","rotate_bytes":9999,"rotate_files":0}"#, "bad arguments.rotate_files"),
+        ("stop_capture", r#"{"id":1}"#, "there is no capture 1"),
+    ] {
+        let answer = stage.ask(&format!(r#"{{"execute":"{name}","arguments":{arguments}}}"#)).await;
+        assert!(answer.contains(told), "{name} {arguments}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn guests_names_and_connections_are_told() {
+    let config = Config {
+        dns: crate::config::DnsConfig { servers: vec!["192.0.2.53:53".parse().unwrap()], ..Default::default() },
+        ..Config::default()
+    };
+    let stage = Stage::with(&config);
+    let dns = stage.ask(r#"{"execute":"dns"}"#).await;
+    assert!(
+        dns.starts_with(r#"{"return":{"servers":[{"address":"192.0.2.53:53","up":true}],"names":[],"cached":[],"counts":{"#),
+        "{dns}"
+    );
+    assert_eq!(stage.ask(r#"{"execute":"leases"}"#).await, r#"{"return":{"leases":[]}}"#);
+    assert_eq!(stage.ask(r#"{"execute":"flows"}"#).await, r#"{"return":{"tcp":[],"udp":[]}}"#);
+    assert_eq!(stage.ask(r#"{"execute":"ports"}"#).await, r#"{"return":{"ports":[]}}"#);
+}

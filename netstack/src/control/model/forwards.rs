@@ -95,7 +95,7 @@ impl Arguments {
     }
 
     fn ports(&self, protocol: Protocol) -> Result<HostSide, Refused> {
-        let address = self.address("host_addr")?.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let address = self.address("host_addr")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let missing = || Refused::argument("host_port", "it is a number: 0 for any free port, or one up to 65535");
         let first = self.number("host_port")?.ok_or_else(missing)?;
         let interface = self.text("interface")?.map(interface_name).transpose();

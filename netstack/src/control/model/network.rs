@@ -1,7 +1,7 @@
 //! What is going on in the network as a whole.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::de::{MapAccess, Visitor};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::config::Config;
 use crate::control::{Command, Nothing, Refused};
 use crate::engine::Handle;
+use crate::gateway::dns::DnsStats;
 use crate::stack::Counters;
 
 /// Tells what the network is.
@@ -118,10 +119,23 @@ impl Command for GetInfo {
 pub struct ListFlows {}
 
 /// All connections.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Flows {
     /// Those of TCP.
     pub tcp: Vec<TcpFlow>,
+    /// Those who speak UDP.
+    pub udp: Vec<UdpFlow>,
+}
+
+/// A port of a guest that speaks UDP, or a client of a forward.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UdpFlow {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The client of a forward, as the guest sees it; nothing for what a guest has begun, which may go to many.
+    pub client: Option<SocketAddr>,
+    /// For how many seconds nothing was sent.
+    pub idle: f64,
 }
 
 /// A TCP connection.
@@ -142,7 +156,95 @@ impl Command for ListFlows {
     async fn run(self, engine: &Handle) -> Result<Flows, Refused> {
         let tcp = engine.flows().await?.into_iter();
         let tcp = tcp.map(|flow| TcpFlow { guest: flow.guest, remote: flow.remote, state: flow.state.to_owned() });
-        Ok(Flows { tcp: tcp.collect() })
+        let udp = engine.udp_flows().await?.into_iter();
+        let udp = udp.map(|flow| UdpFlow { guest: flow.guest, client: flow.client, idle: flow.idle.as_secs_f64() });
+        Ok(Flows { tcp: tcp.collect(), udp: udp.collect() })
+    }
+}
+
+/// Tells what the DNS service knows, and from whom.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetDns {}
+
+/// What the DNS service knows, and from whom.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Who is asked, in that order.
+    pub servers: Vec<DnsServer>,
+    /// The names of guests.
+    pub names: Vec<GuestName>,
+    /// Answers that are kept.
+    pub cached: Vec<CachedAnswer>,
+    /// What was done so far.
+    pub counts: DnsCounts,
+}
+
+/// A server that is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Whether it has answered when it was asked last.
+    pub up: bool,
+}
+
+/// A name of a guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GuestName {
+    /// The name.
+    pub name: String,
+    /// The guest's address.
+    pub address: IpAddr,
+    /// For how many seconds it is good, unless the guest renews its lease.
+    pub expires_in: f64,
+}
+
+/// An answer that is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CachedAnswer {
+    /// The question: name and type.
+    pub question: String,
+    /// For how many seconds its answer is kept.
+    pub expires_in: f64,
+}
+
+/// What the DNS service has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each has the name and the meaning of its field in `DnsStats`")]
+pub struct DnsCounts {
+    pub dropped: u64,
+    pub refused: u64,
+    pub local: u64,
+    pub cached: u64,
+    pub joined: u64,
+    pub forwarded: u64,
+    pub failed: u64,
+    pub overloaded: u64,
+}
+
+impl From<DnsStats> for DnsCounts {
+    fn from(stats: DnsStats) -> Self {
+        let DnsStats { dropped, refused, local, cached, joined, forwarded, failed, overloaded } = stats;
+        Self { dropped, refused, local, cached, joined, forwarded, failed, overloaded }
+    }
+}
+
+impl Command for GetDns {
+    const NAME: &'static str = "dns";
+    type Reply = Dns;
+
+    async fn run(self, engine: &Handle) -> Result<Dns, Refused> {
+        let service = engine.dns().await?;
+        let status = service.status().await;
+        let names = status.names.into_iter();
+        let cached = status.cached.into_iter();
+        Ok(Dns {
+            servers: status.servers.into_iter().map(|(address, up)| DnsServer { address, up }).collect(),
+            names: names.map(|(name, address, left)| GuestName { name, address, expires_in: left.as_secs_f64() }).collect(),
+            cached: cached.map(|(question, left)| CachedAnswer { question, expires_in: left.as_secs_f64() }).collect(),
+            counts: service.stats().into(),
+        })
     }
 }
 
