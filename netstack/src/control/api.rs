@@ -162,8 +162,8 @@ impl Client {
             },
         };
         self.answer(&answer, &tally).await;
-        // Closing a connection from which not all was read would look like a failure to the client.
-        if self.stream.shutdown().await.is_ok() {
+        // Closing a connection from which not all was read would look like a failure to the client. Nearly always there is no more.
+        if matches!(self.stream.try_read(&mut [0; 4096]), Ok(1..)) && self.stream.shutdown().await.is_ok() {
             let drain = async { while matches!(self.stream.read(&mut [0; 4096]).await, Ok(1..)) {} };
             let _ = timeout(DRAIN, drain).await;
         }
