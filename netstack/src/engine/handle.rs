@@ -10,6 +10,7 @@ use crate::capture::{CaptureError, CaptureId, CaptureInfo, Ending, Opened};
 use crate::config::HostForward;
 use crate::control::{Info, LeaseEntry, PortEntry, Tally};
 use crate::gateway::dhcp::Lease;
+use crate::gateway::dhcp6;
 use crate::gateway::dns::DnsHandle;
 use crate::port::{Port, PortId};
 use crate::stack::{Counters, FlowInfo, UdpFlowInfo};
@@ -51,6 +52,7 @@ pub(super) enum Command {
     Forwards(oneshot::Sender<Vec<BoundForward>>),
     Flows(oneshot::Sender<Vec<FlowInfo>>),
     Leases(oneshot::Sender<Vec<Lease>>),
+    Leases6(oneshot::Sender<Vec<dhcp6::Lease>>),
     StartCapture { opened: Box<Opened>, reply: oneshot::Sender<Result<CaptureId, CaptureError>> },
     StopCapture { id: CaptureId, reply: oneshot::Sender<Option<Ending>> },
     Captures(oneshot::Sender<Vec<CaptureInfo>>),
@@ -157,6 +159,15 @@ impl Handle {
     /// When the engine has ended.
     pub async fn leases(&self) -> Result<Vec<Lease>, EngineGone> {
         self.ask(Command::Leases).await
+    }
+
+    /// All DHCPv6 leases.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn leases6(&self) -> Result<Vec<dhcp6::Lease>, EngineGone> {
+        self.ask(Command::Leases6).await
     }
 
     /// Ends the engine. Returns at once; all that is still open is closed by the task in which the engine runs.

@@ -162,16 +162,21 @@ impl Cell {
 
     /// Starts a server on one side that answers every byte with a byte, and waits until it listens.
     pub(crate) fn serve(&mut self, side: Side, at: &str) -> Result<()> {
-        self.serve_by("serve", side, at)
+        self.start_server(side, "serve", at)
     }
 
-    /// Starts a server on one side that streams known bytes both ways, and waits until it listens.
+    /// Likewise a DNS server.
+    pub(crate) fn serve_names(&mut self, side: Side, at: &str) -> Result<()> {
+        self.start_server(side, "names", at)
+    }
+
+    /// Likewise one that streams known bytes both ways.
     pub(crate) fn serve_stream(&mut self, side: Side, at: &str) -> Result<()> {
-        self.serve_by("serve-stream", side, at)
+        self.start_server(side, "serve-stream", at)
     }
 
-    fn serve_by(&mut self, load: &str, side: Side, at: &str) -> Result<()> {
-        let server = self.namespace(side).spawn("load", [&ourselves()?, "load", load, at])?;
+    fn start_server(&mut self, side: Side, what: &str, at: &str) -> Result<()> {
+        let server = self.namespace(side).spawn("load", [&ourselves()?, "load", what, at])?;
         let port: std::net::SocketAddr = at.parse()?;
         server.wait_until("listens", || server.listens_on(port.port()))?;
         self.servers.push(server);

@@ -5,6 +5,7 @@
 //! stands beside each, and medians are compared with it.
 
 mod api;
+mod dns;
 mod figure;
 mod forwards;
 mod hostfwd;
@@ -48,6 +49,8 @@ pub(crate) struct Options {
 /// A service. Each is a module; its name here is that on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
+    /// A name in the forwarder's cache, beside the server that it comes from.
+    Dns,
     /// Connections through a forwarded port, beside a server on the host.
     Hostfwd,
     /// Forwards that come and go while a stream goes through another one.
@@ -60,6 +63,7 @@ impl Part {
     /// Measures once.
     fn measure(self, options: &Options) -> Result<Vec<Figure>> {
         match self {
+            Self::Dns => dns::measure(options),
             Self::Hostfwd => hostfwd::measure(options),
             Self::Forwards => forwards::measure(options),
             Self::Api => api::measure(options),

@@ -7,6 +7,7 @@ use netstack::addr::MacAddr;
 use netstack::config::{Config, Limits, Protocol};
 use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
 use netstack::gateway::dhcp::DhcpServer;
+use netstack::gateway::dhcp6::Dhcp6Server;
 use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer};
 use netstack::host::{Host, StreamService};
 use netstack::port::PortId;
@@ -57,6 +58,7 @@ impl Guest {
 #[derive(Debug, Default)]
 pub(super) struct Gateway {
     dhcp: Option<DhcpServer>,
+    dhcp6: Option<Dhcp6Server>,
     pub(super) questions: VecDeque<(DnsWayBack, Vec<u8>)>,
 }
 
@@ -67,8 +69,10 @@ impl Services for Gateway {
         Some(DhcpReply { to: answer.to, mac: answer.mac, port: answer.port, message: reply })
     }
 
-    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
-        None
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, multicast: bool, message: &[u8]) -> Option<Vec<u8>> {
+        let mut reply = Vec::new();
+        self.dhcp6.as_mut()?.handle(now, from, multicast, message, &mut reply).ok()?;
+        Some(reply)
     }
 
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
