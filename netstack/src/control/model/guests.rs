@@ -1,15 +1,16 @@
 //! The guests: their leases, their ports, and the links of those.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Command, Nothing, Refused};
 use crate::engine::{Handle, PortName};
 use crate::gateway::dhcp::{Lease, LeaseState};
+use crate::gateway::dhcp6;
 use crate::time::Instant;
 
-/// Tells all DHCP leases.
+/// Tells all leases of DHCP and DHCPv6.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListLeases {}
@@ -17,7 +18,7 @@ pub struct ListLeases {}
 /// All DHCP leases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LeaseTable {
-    /// In the order of their addresses.
+    /// In the order of their addresses, those of DHCPv6 last.
     pub leases: Vec<LeaseEntry>,
 }
 
@@ -25,10 +26,10 @@ pub struct LeaseTable {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LeaseEntry {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The client's hardware address.
     pub mac: String,
-    /// Who the client is, as it says: its hardware address, or its client identifier in hexadecimal digits.
+    /// Who the client is, as it says: its hardware address, or its client identifier or DUID in hexadecimal digits.
     pub client: String,
     /// What it calls itself.
     pub hostname: Option<String>,
@@ -40,23 +41,38 @@ pub struct LeaseEntry {
 
 impl LeaseEntry {
     pub(crate) fn new(lease: &Lease, now: Instant) -> Self {
-        let state = match lease.state {
-            LeaseState::Offered => "offered",
-            LeaseState::Bound if now >= lease.expires => "expired",
-            LeaseState::Bound => "bound",
-            LeaseState::Released => "released",
-            LeaseState::Expired => "expired",
-            LeaseState::Declined => "declined",
-        };
         Self {
-            address: lease.address,
+            address: lease.address.into(),
             mac: lease.mac.to_string(),
             client: lease.client.to_string(),
             hostname: lease.hostname.clone(),
-            state: state.to_owned(),
+            state: state_at(lease.state, lease.expires, now),
             expires_in: lease.expires.since(now).as_secs_f64(),
         }
     }
+
+    pub(crate) fn of_ipv6(lease: &dhcp6::Lease, now: Instant) -> Self {
+        Self {
+            address: lease.address.into(),
+            mac: lease.mac.to_string(),
+            client: lease.client.to_string(),
+            hostname: lease.hostname.clone(),
+            state: state_at(lease.state, lease.expires, now),
+            expires_in: lease.expires.since(now).as_secs_f64(),
+        }
+    }
+}
+
+fn state_at(state: LeaseState, expires: Instant, now: Instant) -> String {
+    let state = match state {
+        LeaseState::Offered => "offered",
+        LeaseState::Bound if now >= expires => "expired",
+        LeaseState::Bound => "bound",
+        LeaseState::Released => "released",
+        LeaseState::Expired => "expired",
+        LeaseState::Declined => "declined",
+    };
+    state.to_owned()
 }
 
 impl Command for ListLeases {
