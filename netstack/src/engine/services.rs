@@ -85,6 +85,11 @@ impl Gateway {
         self.dhcp.iter().flat_map(|dhcp| dhcp.leases(now)).cloned().collect()
     }
 
+    /// The DNS service, for whoever wants to ask it what it knows.
+    pub(super) fn dns_service(&self) -> DnsHandle {
+        self.dns.clone()
+    }
+
     /// All leases of DHCPv6.
     pub(super) fn leases6(&self) -> Vec<dhcp6::Lease> {
         self.dhcp6.iter().flat_map(Dhcp6Server::leases).cloned().collect()
