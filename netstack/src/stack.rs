@@ -13,6 +13,7 @@
 //! | `neighbour`, `arp`, `ndp` | who is on the link |
 //! | `icmp` | echo, and telling guests what cannot be reached |
 //! | `report` | telling guests what is wrong with their packets |
+//! | `pmtu` | what guests' routers say of packets that were too large |
 //! | `reassembly`, `fragmentation` | putting together what guests have cut, and cutting what is too large for them |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
@@ -29,6 +30,7 @@ mod icmp;
 mod ndp;
 mod neighbour;
 mod packet;
+mod pmtu;
 mod policy;
 mod reassembly;
 mod report;
@@ -54,6 +56,7 @@ use self::neighbour::{Neighbours, Station};
 use self::packet::{
     Content, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable,
 };
+use self::pmtu::TooBig;
 use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
 use self::reassembly::{Fragment, Reassembly};
 use self::report::{ParameterProblem, Report};
@@ -375,12 +378,20 @@ impl Stack {
         } else if packet.source.is_unspecified() {
             // Nobody can be answered there (RFC 1122 section 3.2.1.3, RFC 4443 section 2.2).
             self.shared.counters.drop_source += 1;
+        } else if self.narrows(cx, station.port, packet, &message) {
+            // It was meant for the TCP relay.
         } else if packet.destination.is_ipv4() {
             icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
         } else {
             icmp::input_v6(cx, &mut self.shared, station, packet, &mut message);
         }
         self.shared.scratch = message;
+    }
+
+    /// Whether a message tells that segments to a guest are too large for a part of its network, and made them smaller.
+    fn narrows(&mut self, cx: &Context<'_>, port: PortId, packet: &Packet, message: &[u8]) -> bool {
+        let told = TooBig::of(message, packet.source.is_ipv4());
+        told.is_some_and(|told| self.tcp.too_big(cx, &mut self.shared, port, &told))
     }
 
     fn learn(&mut self, now: Instant, told: Option<IpAddr>, station: Station) {

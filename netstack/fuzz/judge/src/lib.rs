@@ -11,6 +11,7 @@
 //! | [`dns`] | questions, servers' answers, files | answers fit their questions, nothing outlives its TTL |
 //! | [`config`] | the texts that users write | what is accepted works and can be written again, what is refused is told why |
 //! | [`capture_file`] | a capture file | what can be read is, can be written again, and harms no engine |
+//! | [`reassembly`] | fragments, and time | exactly the datagrams that were cut come out, or nothing |
 //! | [`stream_framing`] | a stream in pieces | every frame comes out whole and once |
 //! | [`engine`] | guests and a host's network at work | limits hold, bytes stay in order, everything ends |
 //!
@@ -24,6 +25,7 @@ pub mod dhcp;
 pub mod dns;
 pub mod engine;
 pub mod frame;
+pub mod reassembly;
 pub mod recordings;
 pub mod script;
 pub mod seeds;
@@ -41,12 +43,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "frame", judge: frame::judge, seeds: frame::seeds },
     Target { name: "dhcp", judge: dhcp::judge, seeds: dhcp::seeds },
     Target { name: "dns", judge: dns::judge, seeds: dns::seeds },
     Target { name: "config", judge: config::judge, seeds: config::seeds },
     Target { name: "capture_file", judge: capture_file::judge, seeds: capture_file::seeds },
+    Target { name: "reassembly", judge: reassembly::judge, seeds: reassembly::seeds },
     Target { name: "stream_framing", judge: stream_framing::judge, seeds: stream_framing::seeds },
     Target { name: "engine", judge: engine::judge, seeds: engine::seeds },
 ];

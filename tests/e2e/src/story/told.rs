@@ -3,6 +3,7 @@
 mod arp;
 mod dhcp;
 mod dns;
+mod fragments;
 mod icmp;
 mod inbound;
 mod loss;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Story> {
         offload::STORIES,
         inbound::STORIES,
         networks::STORIES,
+        fragments::STORIES,
         malformed::STORIES,
     ]
     .concat()
