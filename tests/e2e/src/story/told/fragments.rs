@@ -262,6 +262,7 @@ fn narrow_way(guest: &mut Guest<'_>) -> Goes {
     };
     let first = guest.await_one("a full segment", segment)?;
     guest.check("a full segment has 1460 bytes", first.payload.len() == 1460);
+    guest.pause(Duration::from_millis(10));
     guest.forget();
     // A tunnel of a thousand bytes does not let it through, and says so.
     let quoted = first.frame(guest.card, guest.card);
