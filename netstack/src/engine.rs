@@ -6,6 +6,7 @@
 //! Each turn drains frames up to a budget, then news of sockets, lets the stack do what has become possible, and flushes every port once.
 //! Only when there is nothing left to do does the task sleep.
 
+mod builder;
 mod capture;
 mod forwards;
 mod handle;
@@ -22,13 +23,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as TokioInstant, Sleep};
 
+pub use self::builder::Builder;
+use self::builder::Hooks;
 use self::forwards::Forwards;
 pub use self::forwards::{BoundForward, ForwardId, ForwardRefused};
 use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
 use crate::config::Config;
-use crate::gateway::{dns, tftp};
+use crate::gateway::{dns, smb, tftp};
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
 use crate::port::{Port, PortId};
@@ -54,6 +57,15 @@ pub enum EngineError {
     /// No descriptors, or no runtime to watch them.
     #[error("cannot set up the sockets of the engine")]
     Host(#[source] io::Error),
+    /// A forward from guests has no address at which they could find it.
+    #[error("the forward from port {0} of the guests' network has no address, because IPv4 is off: name one of IPv6")]
+    NoServer(u16),
+    /// A forward from guests leads to a hook that nobody has given.
+    #[error("there is no hook `{0}` for the forward that leads to it")]
+    NoHook(String),
+    /// There can be no SMB server.
+    #[error(transparent)]
+    Smb(#[from] smb::SmbError),
     /// A forward cannot be made.
     #[error(transparent)]
     Forward(#[from] ForwardRefused),
@@ -116,9 +128,18 @@ impl Engine {
     ///
     /// See [`EngineError`]. Nothing stays behind.
     pub fn new(config: &Config) -> Result<Self, EngineError> {
+        Self::builder(config).build()
+    }
+
+    /// An engine that is to have more than a configuration can say.
+    pub fn builder(config: &Config) -> Builder<'_> {
+        Builder::new(config)
+    }
+
+    fn assemble(config: &Config, hooks: Hooks) -> Result<Self, EngineError> {
         let mut seed = [0; 32];
         fill_random(&mut seed).map_err(EngineError::Random)?;
-        let (gateway, dns_answers, connector) = Gateway::new(config)?;
+        let (gateway, dns_answers, connector) = Gateway::new(config, hooks)?;
         let host = KernelHost::new(connector).map_err(EngineError::Host)?;
         let host_events = host.watch().map_err(EngineError::Host)?;
         let (sender, commands) = mpsc::channel(COMMANDS);
@@ -174,9 +195,17 @@ impl Engine {
                     self.read_clock();
                     self.answer(&answer);
                 }
-                Some(Woken::Shutdown) => return self.end_captures().await,
+                Some(Woken::Shutdown) => return self.end().await,
             }
         }
+    }
+
+    /// Ends what would outlive the engine: recordings that are to be written, and commands that serve guests.
+    async fn end(mut self) {
+        self.end_captures().await;
+        // That their connections are closed is what commands are to notice first.
+        drop(self.host);
+        self.gateway.end().await;
     }
 
     /// Does what there is to do, a bounded amount of it. Returns whether there is more.

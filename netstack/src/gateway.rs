@@ -1,6 +1,10 @@
 //! What lives at the virtual addresses of the guests' network.
 
+pub(crate) mod command;
 pub mod dhcp;
 pub mod dns;
 pub mod files;
+pub(crate) mod guest_forward;
+pub mod hook;
+pub mod smb;
 pub mod tftp;

@@ -7,10 +7,11 @@
 //! the socket's [`Token`] follows once it may be possible. Events are edges: one comes when something *became* possible, not while it
 //! stays so.
 
+pub(crate) mod child;
 pub mod kernel;
 pub mod sim;
 pub(crate) mod socket_file;
-mod sys;
+pub(crate) mod sys;
 
 use std::fmt;
 use std::io;

@@ -11,7 +11,7 @@
 //! | [`port`] | where frames come from: taps, sockets, memory |
 //! | [`switch`] | joins several ports on one link |
 //! | [`stack`] | the sans-IO core: ARP, neighbour discovery, ICMP, UDP, TCP |
-//! | [`gateway`] | the services at the virtual addresses: DHCP, DNS |
+//! | [`gateway`] | the services at the virtual addresses: DHCP, DNS, SMB, commands, and [hooks](gateway::hook) of yours |
 //! | [`host`] | sockets, as the stack asks for them: the kernel's, or simulated ones |
 //! | [`engine`] | the async shell that drives all of this |
 //! | [`capture`] | recording what goes over the link while it does |

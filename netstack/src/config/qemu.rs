@@ -3,13 +3,15 @@
 //! What users of QEMU write works here with the same meaning, down to the networks that QEMU guesses and how the other addresses follow
 //! the network. To that come options of our own, and forwards of ranges and of IPv6 addresses. Three rules hold:
 //!
-//! - No option is ignored: one that is not built yet is refused by its name (`id=` alone has no effect, here as there).
+//! - No option is ignored (`id=` alone has no effect, here as there).
 //! - An error names the option, the value, what is wrong with it and what to write instead.
 //! - What the options say together is checked before anything of it takes effect.
 
 pub(crate) mod check;
 pub(crate) mod forward;
+mod guest_forward;
 mod net;
+mod smb;
 mod split;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,10 +20,11 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Config, HostForward};
+use super::{Config, GuestForward, HostForward};
 use crate::addr::MacAddr;
 
 pub use forward::ForwardError;
+pub use guest_forward::GuestForwardError;
 pub use split::options as split_options;
 
 /// Every option, for `--help`.
@@ -52,6 +55,14 @@ Forwards to guests (repeatable)
   hostfwd=unix:PATH-[GUESTADDR]:PORT
                                the same from a UNIX socket, e.g. hostfwd=unix:/run/user/1000/ssh.sock-:22
 
+Servers for guests, for restricted ones too
+  guestfwd=[tcp]:[SERVER]:PORT-TARGET
+                               what guests reach at PORT of SERVER [net + 4] (repeatable); TARGET is one of
+                               tcp:ADDR:PORT, unix:PATH *, cmd:COMMAND (by /bin/sh -c, for each connection)
+  smb=DIR                      share a directory by SMB, as \\\\10.0.2.4\\qemu; needs smbd (package samba)
+  smbserver=ADDR               the SMB server's address [net + 4]; without smb= it refuses everybody
+  smb-min-protocol=NAME        the oldest dialect to speak, such as NT1 or SMB3_00 [smbd's own] *
+
 DHCP and DNS
   hostname=NAME                the guests' host name
   domainname=NAME              their domain
@@ -69,12 +80,10 @@ Booting from the network
 
 Others
   id=NAME                      accepted, without effect
-  smb=, smbserver=, guestfwd=
-                               not built yet: refused
   * not in QEMU";
 
 /// The names that a mistyped one is compared with.
-const NAMES: [&str; 33] = [
+const NAMES: [&str; 34] = [
     "bootfile",
     "disable-host-loopback",
     "dhcpstart",
@@ -105,6 +114,7 @@ const NAMES: [&str; 33] = [
     "restrict",
     "route",
     "smb",
+    "smb-min-protocol",
     "smbserver",
     "tftp",
     "tftp-server-name",
@@ -140,14 +150,6 @@ pub enum OptionError {
         why: String,
         /// What to write instead.
         write: String,
-    },
-    /// An option of QEMU's that is not built yet.
-    #[error("`{option}` is not built yet: {instead}")]
-    NotBuilt {
-        /// The option, or as much of it as tells what is meant.
-        option: &'static str,
-        /// What to do without it.
-        instead: &'static str,
     },
 }
 
@@ -193,6 +195,7 @@ pub fn parse(text: &str) -> Result<Config, OptionError> {
 pub fn apply(config: &mut Config, text: &str) -> Result<(), OptionError> {
     let mut changed = config.clone();
     let mut networks = net::Networks::default();
+    let mut smb = smb::Smb::default();
     let mut routes = Vec::new();
     for (at, (name, value)) in split::options(text).into_iter().enumerate() {
         // What follows `-netdev` is easily copied whole.
@@ -200,11 +203,12 @@ pub fn apply(config: &mut Config, text: &str) -> Result<(), OptionError> {
             continue;
         }
         let option = Given { name: &name, value: value.as_deref() };
-        if !networks.take(&option)? && !routing(&mut routes, &option)? {
+        if !networks.take(&option)? && !smb.take(&option)? && !routing(&mut routes, &option)? {
             set(&mut changed, &option)?;
         }
     }
     networks.settle(&mut changed)?;
+    smb.settle(&mut changed)?;
     let gateway = changed.ipv4.as_ref().map(|ipv4| ipv4.gateway);
     for (text, net, via) in routes {
         let via = via.or(gateway).ok_or_else(|| invalid("route", &text, "IPv4 is off", "ipv4=on as well"))?;
@@ -290,7 +294,8 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "lease" => dhcp.static_leases.push(lease(given)?),
         "dns-server" => config.dns.servers.push(dns_server(given)?),
         "hostfwd" => config.host_forwards.push(host_forward(given)?),
-        name => return Err(not_built(name).unwrap_or_else(|| unknown(name))),
+        "guestfwd" => config.guest_forwards.push(guest_forward(given)?),
+        name => return Err(unknown(name)),
     }
     Ok(())
 }
@@ -354,15 +359,17 @@ fn host_forward(given: &Given<'_>) -> Result<HostForward, OptionError> {
     text.parse().map_err(|error: ForwardError| invalid("hostfwd", text, error.to_string(), format!("hostfwd={}", forward::FORM)))
 }
 
-/// Options of QEMU's that nothing here can carry out.
-fn not_built(name: &str) -> Option<OptionError> {
-    let (option, instead) = match name {
-        "smb" => ("smb", "share the directory by another way, such as SSH through hostfwd="),
-        "smbserver" => ("smbserver", "leave it out, there is no SMB server to move"),
-        "guestfwd" => ("guestfwd", "let guests use the gateway's address, which leads to services on the host's loopback address"),
-        _ => return None,
-    };
-    Some(OptionError::NotBuilt { option, instead })
+fn guest_forward(given: &Given<'_>) -> Result<GuestForward, OptionError> {
+    let text = given.text("guestfwd", guest_forward::FORM)?;
+    text.parse().map_err(|error: GuestForwardError| {
+        // These say what to write by themselves.
+        let write = if matches!(error, GuestForwardError::Device { .. }) {
+            "guestfwd=[tcp]:[SERVER]:PORT-TARGET with that target".to_owned()
+        } else {
+            format!("guestfwd={}", guest_forward::FORM)
+        };
+        invalid("guestfwd", text, error.to_string(), write)
+    })
 }
 
 fn unknown(name: &str) -> OptionError {

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::EngineError;
+use super::builder::Hooks;
 use crate::addr::MacAddr;
 use crate::config::Config;
+use crate::gateway::command::Commands;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
 use crate::gateway::tftp::Tftp;
@@ -26,12 +28,13 @@ pub(super) struct Gateway {
     names: Arc<Names>,
     /// The DNS server's addresses: IPv4, IPv6.
     servers: [Option<IpAddr>; 2],
+    commands: Option<Arc<Commands>>,
     tftp: Option<Tftp>,
 }
 
 impl Gateway {
     /// Starts the services. Returns what is needed to take their answers and to open streams to them.
-    pub(super) fn new(config: &Config) -> Result<(Self, mpsc::Receiver<Response>, ServiceConnector), EngineError> {
+    pub(super) fn new(config: &Config, hooks: Hooks) -> Result<(Self, mpsc::Receiver<Response>, ServiceConnector), EngineError> {
         let names = Arc::new(Names::new());
         let (v4, v6) = (config.ipv4.as_ref(), config.ipv6.as_ref());
         let both = |v4: Option<IpAddr>, v6: Option<IpAddr>| v4.into_iter().chain(v6).collect::<Vec<_>>();
@@ -45,15 +48,25 @@ impl Gateway {
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
         let tftp = config.boot.tftp_root.as_ref().map(|root| Tftp::start(root, config.limits.tftp_transfers)).transpose()?;
         let streams = dns.clone();
-        let connector: ServiceConnector = Box::new(move |service, guest| {
-            let (ours, theirs) = ServiceStream::pair()?;
-            match service {
-                StreamService::Dns => streams.stream(theirs, guest).map_err(|_| io::ErrorKind::ConnectionRefused)?,
-                StreamService::GuestForward(_) | StreamService::Smb(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
+        let forwards = hooks.guest_forwards(config)?;
+        let commands = forwards.commands.clone();
+        let connector: ServiceConnector = Box::new(move |service, guest| match service {
+            StreamService::Dns => {
+                let (ours, theirs) = ServiceStream::pair()?;
+                streams.stream(theirs, guest).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+                Ok(ours)
             }
-            Ok(ours)
+            StreamService::GuestForward(number) => forwards.open(number, guest),
+            StreamService::Smb(port) => forwards.open_smb(port, guest),
         });
-        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, tftp }, answers, connector))
+        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, commands, tftp }, answers, connector))
+    }
+
+    /// Ends what runs for guests, and waits until it has ended.
+    pub(super) async fn end(&self) {
+        if let Some(commands) = &self.commands {
+            commands.end().await;
+        }
     }
 
     /// All leases.

@@ -483,7 +483,7 @@ impl Host for SimHost {
         self.calls.open_service += 1;
         self.check_fault(Operation::OpenService)?;
         let server = self.expected.take().or_else(|| self.services.get(&service).copied());
-        let Some(server) = server.filter(|server| !server.refuses_at_once()) else {
+        let Some(server) = server.filter(|server| server.refusal().is_none()) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
         Ok(self.open_within(guest, &server, token))

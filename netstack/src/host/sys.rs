@@ -130,7 +130,7 @@ pub(super) fn set_udp_gro(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Has the runtime watch a descriptor that becomes readable.
-pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is the same open descriptor until it is dropped, and that takes it out of the runtime first.
     unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
 }

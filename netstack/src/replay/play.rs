@@ -205,7 +205,12 @@ impl Player<'_> {
         let refusal = packet.note.drop.as_deref();
         match refusal {
             Some("udp_limit_host") => self.stage.host.fail(Operation::BindDatagram, libc::EMFILE, 1),
-            Some("tcp_limit_host") => self.stage.host.fail(Operation::Connect, libc::EMFILE, 1),
+            Some("tcp_limit_host") => {
+                for operation in [Operation::Connect, Operation::ConnectLocal, Operation::OpenService] {
+                    self.stage.host.fail(operation, libc::EMFILE, 1);
+                }
+            }
+            Some("tcp_limit_commands") => self.stage.host.fail(Operation::OpenService, libc::EDQUOT, 1),
             _ => {}
         }
         if let Some(errno) = script.send_faults.get(&index) {

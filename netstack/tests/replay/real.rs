@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use netstack::capture::CaptureConfig;
-use netstack::config::qemu;
+use netstack::config::{Config as NetworkConfig, GuestForward, GuestTarget, qemu};
 use netstack::engine::Engine;
 use netstack::frame::{FrameMeta, Offloads};
 use netstack::port::memory::{GuestEnd, MemoryConfig, MemoryPort};
@@ -17,6 +18,7 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{dhcpv4, tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::guest::MAC;
 
@@ -28,6 +30,8 @@ struct Guest {
     interface: Interface,
     sockets: SocketSet<'static>,
     started: Instant,
+    /// Where servers are.
+    server: IpAddress,
 }
 
 struct Card {
@@ -83,7 +87,7 @@ impl Guest {
         let mut end = Card { end, received: VecDeque::new() };
         let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(MAC)));
         let interface = Interface::new(config, &mut end, smoltcp::time::Instant::ZERO);
-        Self { end, interface, sockets: SocketSet::new(Vec::new()), started: Instant::now() }
+        Self { end, interface, sockets: SocketSet::new(Vec::new()), started: Instant::now(), server: GATEWAY }
     }
 
     fn now(&self) -> smoltcp::time::Instant {
@@ -115,7 +119,9 @@ impl Guest {
         self.until(|guest| match guest.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
             Some(dhcpv4::Event::Configured(config)) => {
                 guest.interface.update_ip_addrs(|addresses| addresses.push(IpCidr::Ipv4(config.address)).unwrap());
-                guest.interface.routes_mut().add_default_ipv4_route(config.router.unwrap()).unwrap();
+                if let Some(router) = config.router {
+                    guest.interface.routes_mut().add_default_ipv4_route(router).unwrap();
+                }
                 true
             }
             _ => false,
@@ -126,7 +132,7 @@ impl Guest {
     fn connect(&mut self, port: u16, local: u16) -> SocketHandle {
         let buffer = || tcp::SocketBuffer::new(vec![0; 65_000]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.connect(self.interface.context(), (GATEWAY, port), local).unwrap();
+        socket.connect(self.interface.context(), (self.server, port), local).unwrap();
         self.sockets.add(socket)
     }
 
@@ -180,14 +186,26 @@ fn serve(each: impl Fn(std::net::TcpStream) + Send + Copy + 'static) -> u16 {
 
 /// Records what `story` does with an engine with real sockets, and plays it again.
 fn recorded(offloads: Offloads, segment: bool, story: impl AsyncFnOnce(&mut Guest)) -> (Vec<u8>, Report) {
+    recorded_of(&NetworkConfig::default(), "", offloads, segment, story)
+}
+
+/// Likewise, with an engine with these options and a hook `reverse`.
+fn recorded_of(
+    config: &NetworkConfig,
+    user: &str,
+    offloads: Offloads,
+    segment: bool,
+    story: impl AsyncFnOnce(&mut Guest),
+) -> (Vec<u8>, Report) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("real.pcapng");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let engine = Engine::new(&qemu::parse("").unwrap()).unwrap();
+        let engine = Engine::builder(config).stream_hook("reverse", reverse).build().unwrap();
         let handle = engine.handle();
         let running = tokio::spawn(engine.run());
-        handle.start_capture(CaptureConfig { segment, ..CaptureConfig::to_file(&path) }).await.unwrap();
+        let user = (!user.is_empty()).then(|| user.to_owned());
+        handle.start_capture(CaptureConfig { segment, user, ..CaptureConfig::to_file(&path) }).await.unwrap();
         let (port, end) = MemoryPort::pair(MemoryConfig { offloads, ..MemoryConfig::default() });
         handle.attach(Box::new(port)).await.unwrap();
         let mut guest = Guest::new(end);
@@ -203,6 +221,17 @@ fn recorded(offloads: Offloads, segment: bool, story: impl AsyncFnOnce(&mut Gues
         println!("kept in {}", kept.display());
     }
     (file, report)
+}
+
+/// Sends back, the other way round, what comes until the end.
+fn reverse(_guest: SocketAddr, mut stream: tokio::net::UnixStream) -> std::io::Result<()> {
+    tokio::spawn(async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await?;
+        all.reverse();
+        stream.write_all(&all).await
+    });
+    Ok(())
 }
 
 #[track_caller]
@@ -246,4 +275,47 @@ fn an_engine_with_real_sockets_is_replayed() {
         assert_same(&report);
         assert!(report.compared > 15, "{report:?}");
     }
+}
+
+#[test]
+fn what_serves_guests_within_the_process_is_replayed_as_servers_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("echo");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    let user = format!("restrict=on,guestfwd=::1-unix:{},guestfwd=::2-cmd:rev,guestfwd=::3-cmd:exit 0", path.display());
+    let mut config = qemu::parse(&user).unwrap();
+    config.guest_forwards.push(GuestForward { server: None, port: 4, target: GuestTarget::Hook("reverse".to_owned()) });
+    // What the hook does was seen by the recording as anything else; only that it is a hook cannot be written down.
+    let user = format!("{user},guestfwd=::4-cmd:a hook");
+    let data: Vec<u8> = (0..200_000u32).map(|n| (n / 7) as u8).collect();
+    let (expected, backwards) = (&data, &data.iter().rev().copied().collect::<Vec<_>>());
+    for offloads in [Offloads::NONE, Offloads::ALL] {
+        let (_, report) = recorded_of(&config, &user, offloads, false, async |guest: &mut Guest| {
+            guest.lease().await;
+            guest.server = IpAddress::v4(10, 0, 2, 4);
+            assert_eq!(guest.exchange(1, 40_000, expected).await, *expected);
+            assert_eq!(guest.exchange(2, 40_001, b"hello\n").await, b"olleh\n");
+            assert_eq!(guest.exchange(3, 40_002, b"").await, b"");
+            assert_eq!(guest.exchange(4, 40_003, expected).await, *backwards);
+            guest.exchange(5, 40_004, b"").await;
+        });
+        assert_same(&report);
+        assert!(report.compared > 15, "{report:?}");
+    }
+}
+
+#[test]
+fn a_hook_that_nobody_has_given_is_missed_at_the_start() {
+    let forward = GuestForward { server: None, port: 4, target: GuestTarget::Hook("reverse".to_owned()) };
+    let config = NetworkConfig { guest_forwards: vec![forward.clone()], ..NetworkConfig::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let start = |config: &NetworkConfig| runtime.block_on(async { Engine::new(config) }).err().map(|error| error.to_string());
+    assert_eq!(start(&config).as_deref(), Some("there is no hook `reverse` for the forward that leads to it"));
+    let nowhere = NetworkConfig { ipv4: None, ..config };
+    assert!(start(&nowhere).unwrap().contains("has no address, because IPv4 is off"));
 }

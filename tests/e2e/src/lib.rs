@@ -18,6 +18,7 @@ pub mod initrd;
 pub mod namespace;
 pub mod nested;
 pub mod pattern;
+pub mod processes;
 pub mod programs;
 pub mod qemu;
 pub mod session;

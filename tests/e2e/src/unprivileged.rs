@@ -26,6 +26,12 @@ pub struct Surroundings {
     pub without_tun: bool,
     /// The directory `disk`, which only the command sees, is a file system of 256 KiB.
     pub small_disk: bool,
+    /// The user has a name. Whoever is not root has one anyway.
+    pub named: bool,
+    /// Run by root, the command stays root.
+    pub as_root: bool,
+    /// There is no smbd. Only root can have it so.
+    pub without_smbd: bool,
 }
 
 /// A command that runs `words` as an unprivileged user, with the programs of `stage` in its search path.
@@ -59,6 +65,14 @@ fn script(root: bool, surroundings: Surroundings) -> String {
     if surroundings.small_disk {
         script.push_str("mkdir disk; mount -t tmpfs -o size=256k,mode=1777 none disk\n");
     }
+    if surroundings.named && root {
+        script.push_str(
+            "umask 022; { cat /etc/passwd; echo 'e2e:x:4242:4242::/:/bin/sh'; } >users; mount --bind users /etc/passwd\n",
+        );
+    }
+    if surroundings.without_smbd && root {
+        script.push_str("mount --bind /dev/null /usr/sbin/smbd\n");
+    }
     if surroundings.without_network {
         script.push_str("ip link set lo up\n");
     }
@@ -66,7 +80,7 @@ fn script(root: bool, surroundings: Surroundings) -> String {
         script.push_str(&format!("ulimit -n {limit}\n"));
     }
     script.push_str("exec ");
-    if root {
+    if root && !surroundings.as_root {
         script.push_str(&format!("setpriv --reuid {USER} --regid {USER} --clear-groups --inh-caps=-all --pdeathsig KILL -- "));
     }
     script.push_str("\"$@\"");

@@ -103,3 +103,36 @@ pub fn ended(process: &mut Child) -> ExitStatus {
 fn timespec(duration: Duration) -> Timespec {
     Timespec::try_from(duration).expect("a duration of seconds")
 }
+
+/// Waits for a process of this number to end, whoever's child it is.
+///
+/// # Panics
+///
+/// When it does not.
+pub fn until_gone(pid: u32) {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the number of a process");
+    let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return };
+    let mut readable = [PollFd::new(&pidfd, PollFlags::IN)];
+    let ready = poll(&mut readable, Some(&timespec(PATIENCE))).expect("a process can be polled");
+    assert!(ready > 0, "process {pid} does not end");
+}
+
+/// Waits until there is nothing at this path any more.
+///
+/// # Panics
+///
+/// When there still is in the end.
+pub fn until_removed(path: &Path) {
+    let events = inotify::init(inotify::CreateFlags::CLOEXEC).expect("an inotify descriptor");
+    let directory = path.parent().expect("a file is in a directory");
+    inotify::add_watch(&events, directory, inotify::WatchFlags::DELETE).expect("a directory to watch");
+    let deadline = Instant::now() + PATIENCE;
+    while path.exists() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut readable = [PollFd::new(&events, PollFlags::IN)];
+        let ready = poll(&mut readable, Some(&timespec(left))).expect("events can be polled");
+        assert!(ready > 0 && !left.is_zero(), "{} is still there", path.display());
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        inotify::Reader::new(&events, &mut buffer).next().expect("an event that was announced");
+    }
+}

@@ -97,9 +97,9 @@ fn addresses_that_cannot_be_are_refused_in_words() {
         ("net=10.0.2.0/99", "10.0.2.0/99"),
         ("frobnicate=on", "frobnicate"),
         ("restrict=perhaps", "restrict"),
-        // Of QEMU's, and not built: never ignored.
-        ("smb=/tmp", "smb"),
-        ("guestfwd=tcp:10.0.2.100:80-cmd:cat", "guestfwd"),
+        // What would be there without QEMU is told what to write instead.
+        ("guestfwd=tcp:10.0.2.100:80-chardev:c0", "write its target itself"),
+        ("guestfwd=tcp:10.0.3.100:80-cmd:cat", "10.0.3.100"),
     ] {
         let refused = Options::default().user(options).output(&["true"]);
         let text = String::from_utf8_lossy(&refused.stderr);

@@ -30,6 +30,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "busybox-static", witness: Witness::Program("busybox") },
     Package { name: "bind9-dnsutils", witness: Witness::Program("dig") },
     Package { name: "iputils-ping", witness: Witness::Program("ping") },
+    Package { name: "samba", witness: Witness::Program("smbd") },
+    Package { name: "smbclient", witness: Witness::Program("smbclient") },
     Package { name: "socat", witness: Witness::Program("socat") },
     Package { name: "curl", witness: Witness::Program("curl") },
     Package { name: "tftp-hpa", witness: Witness::Program("tftp") },

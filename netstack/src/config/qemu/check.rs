@@ -1,16 +1,18 @@
 //! What the options must not say together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{OptionError, invalid};
-use crate::config::{Config, HostForward, HostSide, Ipv4Config};
+use crate::config::{Config, GuestForward, HostForward, HostSide, Ipv4Config, SMB_PORTS};
 
 /// Refuses a configuration that contradicts itself.
 pub(super) fn check(config: &Config) -> Result<(), OptionError> {
     check_mtu(config)?;
     check_static_leases(config)?;
     check_routes(config)?;
+    check_smb(config)?;
+    check_guest_forwards(config)?;
     for (at, forward) in config.host_forwards.iter().enumerate() {
         check_guest(forward, config)?;
         if let Some(other) = config.host_forwards.iter().take(at).find(|other| overlap(forward, other)) {
@@ -74,10 +76,103 @@ fn check_routes(config: &Config) -> Result<(), OptionError> {
     Ok(())
 }
 
+/// As many forwards of guests as anybody could want. Each is numbered with 16 bits.
+const GUEST_FORWARDS: usize = 4096;
+
+fn check_guest_forwards(config: &Config) -> Result<(), OptionError> {
+    let mut taken: BTreeMap<_, _> = config
+        .smb_address()
+        .into_iter()
+        .flat_map(|address| SMB_PORTS.map(|port| (SocketAddr::new(address.into(), port), "the SMB server".to_owned())))
+        .collect();
+    for (at, forward) in config.guest_forwards.iter().enumerate() {
+        let wrong = |why: String, write: String| invalid("guestfwd", forward, why, write);
+        if at >= GUEST_FORWARDS {
+            return Err(wrong(format!("there are {GUEST_FORWARDS} already"), "fewer of them".to_owned()));
+        }
+        check_server(forward, config)?;
+        let Some(address) = config.guest_forward_address(forward) else { continue };
+        if let Some(other) = taken.insert(address, format!("`guestfwd={forward}`")) {
+            return Err(wrong(
+                format!("{other} has port {} of {} already", address.port(), address.ip()),
+                "another port".to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The address that guests connect to.
+fn check_server(forward: &GuestForward, config: &Config) -> Result<(), OptionError> {
+    let wrong = |why: String, write: String| invalid("guestfwd", forward, why, write);
+    match (forward.server, &config.ipv4, &config.ipv6) {
+        (None | Some(IpAddr::V4(_)), None, _) => {
+            let why = "the address for guests is IPv4, which is off";
+            Err(wrong(why.to_owned(), "an IPv6 address in brackets before the port, or ipv4=on as well".to_owned()))
+        }
+        (Some(IpAddr::V6(_)), _, None) => {
+            Err(wrong("the address for guests is IPv6, which is off".to_owned(), "ipv6=on as well".to_owned()))
+        }
+        (None, Some(ipv4), _) => check_server_v4(ipv4.default_server(), ipv4, config).map_err(|why| {
+            wrong(
+                format!("without an address it is {}, but {why}", ipv4.default_server()),
+                "a free address before the port".to_owned(),
+            )
+        }),
+        (Some(IpAddr::V4(server)), Some(ipv4), _) => check_server_v4(server, ipv4, config)
+            .map_err(|why| wrong(why, format!("an address in {} that nobody else has", ipv4.net))),
+        (Some(IpAddr::V6(server)), _, Some(ipv6)) => {
+            let why = if !ipv6.prefix.contains(&server) {
+                format!("{server} is not in the guests' network {}", ipv6.prefix)
+            } else if server == ipv6.gateway || server == ipv6.dns {
+                format!("{server} is {} address", if server == ipv6.gateway { "the gateway's" } else { "the DNS server's" })
+            } else {
+                return Ok(());
+            };
+            Err(wrong(why, format!("an address in {} that nobody else has", ipv6.prefix)))
+        }
+    }
+}
+
+/// Why there can be no server for guests at this address, if there can be none.
+fn check_server_v4(server: Ipv4Addr, ipv4: &Ipv4Config, config: &Config) -> Result<(), String> {
+    if let Some(why) = not_a_guest(server, ipv4) {
+        return Err(why);
+    }
+    if server == ipv4.dhcp_start {
+        return Err(format!("{server} is the first address that DHCP leases (`dhcpstart`)"));
+    }
+    match config.dhcp.static_leases.iter().find(|(_, address)| *address == server) {
+        Some((mac, _)) => Err(format!("{server} is kept for the guest {mac} (`lease`)")),
+        None => Ok(()),
+    }
+}
+
+fn check_smb(config: &Config) -> Result<(), OptionError> {
+    let Some(smb) = &config.smb else { return Ok(()) };
+    let (option, value) = match (smb.server, &smb.directory) {
+        (Some(server), _) => ("smbserver", server.to_string()),
+        (None, Some(directory)) => ("smb", directory.display().to_string()),
+        (None, None) => ("smbserver", String::new()),
+    };
+    let Some(ipv4) = &config.ipv4 else {
+        return Err(invalid(option, &value, "the SMB server has an IPv4 address, and IPv4 is off", "ipv4=on as well"));
+    };
+    let server = smb.server.unwrap_or_else(|| ipv4.default_server());
+    check_server_v4(server, ipv4, config).map_err(|why| {
+        let why = if smb.server.is_some() { why } else { format!("without `smbserver` its address is {server}, but {why}") };
+        invalid(option, &value, why, format!("smbserver=ADDR with an address in {} that nobody else has", ipv4.net))
+    })
+}
+
 /// The guest's side of a forward.
 pub(crate) fn check_guest(forward: &HostForward, config: &Config) -> Result<(), OptionError> {
     let wrong = |why: String, write: String| invalid("hostfwd", forward, why, write);
     match (forward.guest, &config.ipv4, &config.ipv6) {
+        (Some(guest), ..) if config.server_addresses().any(|server| server == guest) => {
+            let why = format!("at {guest} there is a server of ours (`guestfwd`, `smbserver`)");
+            Err(wrong(why, "the address of a guest".to_owned()))
+        }
         (None, Some(_), _) => Ok(()),
         (None, None, _) => {
             let why = "without IPv4 there is no first address of DHCP to lead to";

@@ -181,7 +181,7 @@ impl fmt::Display for HostForward {
     }
 }
 
-fn write_address(f: &mut fmt::Formatter<'_>, address: IpAddr, interface: Option<&str>) -> fmt::Result {
+pub(super) fn write_address(f: &mut fmt::Formatter<'_>, address: IpAddr, interface: Option<&str>) -> fmt::Result {
     let (percent, interface) = interface.map_or(("", ""), |interface| ("%", interface));
     match address {
         IpAddr::V4(address) => write!(f, "{address}{percent}{interface}"),
@@ -190,7 +190,7 @@ fn write_address(f: &mut fmt::Formatter<'_>, address: IpAddr, interface: Option<
 }
 
 /// The address before a colon, with its brackets, and what follows the colon.
-fn split_address(text: &str) -> Option<(&str, &str)> {
+pub(super) fn split_address(text: &str) -> Option<(&str, &str)> {
     if text.starts_with('[') {
         let (address, rest) = text.split_at(text.find(']')? + 1);
         return Some((address, rest.strip_prefix(':')?));
@@ -209,7 +209,7 @@ fn address_and_interface(text: &str) -> Result<(Option<IpAddr>, Option<String>),
 }
 
 /// An address, or nothing.
-fn address(text: &str) -> Result<Option<IpAddr>, ForwardError> {
+pub(super) fn address(text: &str) -> Result<Option<IpAddr>, ForwardError> {
     let wrong = || ForwardError::Address(text.to_owned());
     if text.is_empty() {
         return Ok(None);
@@ -222,7 +222,7 @@ fn address(text: &str) -> Result<Option<IpAddr>, ForwardError> {
 }
 
 /// A port, as QEMU reads numbers but for the octal ones: nobody who writes 0080 means 64.
-fn port(text: &str) -> Result<u16, ForwardError> {
+pub(super) fn port(text: &str) -> Result<u16, ForwardError> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
         None => (text, 10),

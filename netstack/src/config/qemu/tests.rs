@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Ipv4Config, Ipv6Config, Protocol};
+use crate::config::{Ipv4Config, Ipv6Config, Protocol, SmbConfig};
 
 /// The IPv4 network, gateway, DNS server and first lease, in one line.
 fn ipv4(text: &str) -> String {
@@ -326,23 +326,76 @@ fn an_error_names_option_value_reason_and_remedy() {
 }
 
 #[test]
+fn servers_for_guests_are_read() {
+    let config = parse("guestfwd=tcp:10.0.2.100:1234-cmd:awk -F,, '{print $1}',guestfwd=::80-unix:/run/web,restrict").unwrap();
+    let forwards: Vec<_> = config.guest_forwards.iter().map(ToString::to_string).collect();
+    assert_eq!(forwards, ["tcp:10.0.2.100:1234-cmd:awk -F, '{print $1}'", "tcp::80-unix:/run/web"]);
+    let addresses: Vec<_> = config.guest_forwards.iter().filter_map(|forward| config.guest_forward_address(forward)).collect();
+    assert_eq!(addresses, ["10.0.2.100:1234".parse().unwrap(), "10.0.2.4:80".parse().unwrap()]);
+
+    let smb = |text: &str| parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    for (text, server) in [
+        ("smb=/srv", "10.0.2.4"),
+        ("smb=/srv,net=10.7.0.0/24", "10.7.0.4"),
+        ("net=10.7.0.0/16,smb=/srv", "10.7.2.4"),
+        ("smbserver=10.0.2.9,smb=/srv", "10.0.2.9"),
+        ("smbserver=10.0.2.9", "10.0.2.9"),
+        ("smb=/srv,guestfwd=::80-cmd:x", "10.0.2.4"),
+    ] {
+        assert_eq!(smb(text).smb_address().unwrap().to_string(), server, "{text}");
+    }
+    let SmbConfig { directory, min_protocol, .. } = smb("smb-min-protocol=nt1,smb=/srv/a,,b").smb.unwrap();
+    assert_eq!((directory, min_protocol.as_deref()), (Some("/srv/a,b".into()), Some("NT1")));
+    assert_eq!(smb("smbserver=10.0.2.9").smb.unwrap().directory, None);
+    assert_eq!(parse("").unwrap().smb, None);
+}
+
+#[test]
+fn servers_for_guests_have_an_address_of_their_own() {
+    for (text, reason) in [
+        ("guestfwd=tcp:10.0.3.4:80-cmd:x", "10.0.3.4 is not in the guests' network 10.0.2.0/24; write an address in 10.0.2.0/24"),
+        ("guestfwd=tcp:10.0.2.2:80-cmd:x", "10.0.2.2 is the gateway's address"),
+        ("guestfwd=tcp:10.0.2.3:80-cmd:x", "10.0.2.3 is the DNS server's address"),
+        ("guestfwd=tcp:10.0.2.255:80-cmd:x", "10.0.2.255 is the broadcast address"),
+        ("guestfwd=tcp:10.0.2.15:80-cmd:x", "10.0.2.15 is the first address that DHCP leases (`dhcpstart`)"),
+        ("dhcpstart=10.0.2.4,guestfwd=::80-cmd:x", "without an address it is 10.0.2.4, but 10.0.2.4 is the first address"),
+        ("dns=10.0.2.4,guestfwd=::80-cmd:x", "without an address it is 10.0.2.4, but 10.0.2.4 is the DNS server's address"),
+        ("net=10.5.0.0/30,dns=9.9.9.9,guestfwd=::80-cmd:x", "without an address it is 10.5.0.0, but 10.5.0.0 is the network's own"),
+        ("lease=52:54:00:12:34:56/10.0.2.9,guestfwd=:10.0.2.9:80-cmd:x", "10.0.2.9 is kept for the guest 52:54:00:12:34:56"),
+        ("guestfwd=::80-cmd:x,guestfwd=tcp:10.0.2.4:80-unix:/y", "`guestfwd=tcp::80-cmd:x` has port 80 of 10.0.2.4 already"),
+        ("smb=/srv,guestfwd=::445-cmd:x", "the SMB server has port 445 of 10.0.2.4 already; write another port"),
+        ("ipv4=off,guestfwd=::80-cmd:x", "the address for guests is IPv4, which is off; write an IPv6 address in brackets"),
+        ("ipv6=off,guestfwd=:[fec0::4]:80-cmd:x", "the address for guests is IPv6, which is off"),
+        ("guestfwd=:[fd00::4]:80-cmd:x", "fd00::4 is not in the guests' network fec0::/64"),
+        ("guestfwd=:[fec0::2]:80-cmd:x", "fec0::2 is the gateway's address"),
+        ("hostfwd=tcp::80-10.0.2.4:80,smb=/srv", "at 10.0.2.4 there is a server of ours (`guestfwd`, `smbserver`)"),
+        ("smb=/srv,dns=10.0.2.4", "`smb=/srv`: without `smbserver` its address is 10.0.2.4, but 10.0.2.4 is the DNS server's"),
+        ("smbserver=10.0.2.2", "`smbserver=10.0.2.2`: 10.0.2.2 is the gateway's address; write smbserver=ADDR with an address in"),
+        ("smb=/srv,ipv4=off", "`smb=/srv`: the SMB server has an IPv4 address, and IPv4 is off; write ipv4=on as well"),
+        ("smb=", "`smb` needs a value: write smb=/srv/share"),
+        (
+            "smb-min-protocol=NT1",
+            "`smb-min-protocol=NT1`: there is no SMB server to speak it; write smb=DIR as well, or leave it out",
+        ),
+        ("smb=/srv,smb-min-protocol=SMB4", "this is no dialect of SMB, which are CORE, COREPLUS"),
+        (
+            "guestfwd=udp::80-cmd:x",
+            "`udp` is not a protocol in which guests can be served, which is tcp alone; write guestfwd=tcp:10.0.2.4:80",
+        ),
+        ("guestfwd=::80-chardev:c0", "write its target itself, as tcp:ADDR:PORT, unix:PATH or cmd:COMMAND; write guestfwd=[tcp]"),
+    ] {
+        let told = error(text);
+        assert!(told.contains(reason), "{text}: {told}");
+    }
+    parse("guestfwd=:10.0.2.16:80-cmd:x,guestfwd=:10.0.2.100:80-tcp:10.10.1.1:4321").expect("leases go around these");
+    parse("guestfwd=:[fec0::9]:80-cmd:x,ipv4=off").unwrap();
+}
+
+#[test]
 fn a_directory_to_boot_from_is_named() {
     assert_eq!(parse("tftp=/srv/a,,b").unwrap().boot.tftp_root, Some("/srv/a,b".into()));
     assert_eq!(parse("").unwrap().boot.tftp_root, None);
     assert!(error("tftp=").contains("`tftp` needs a value"));
-}
-
-#[test]
-fn what_is_not_built_is_refused_by_name() {
-    for (text, option) in
-        [("smb=/srv/smb", "smb"), ("smbserver=10.0.2.4", "smbserver"), ("guestfwd=tcp:10.0.2.100:80-cmd:cat", "guestfwd")]
-    {
-        match parse(text) {
-            Err(OptionError::NotBuilt { option: named, .. }) => assert_eq!(named, option),
-            other => panic!("{text}: {other:?}"),
-        }
-    }
-    assert!(error("smb=/srv").starts_with("`smb` is not built yet: "));
 }
 
 #[test]

@@ -83,11 +83,6 @@ impl Server {
         Self { outcome: Outcome::Never, ..Self::new(Program::Idle) }
     }
 
-    /// Whether `connect` itself fails.
-    pub(super) const fn refuses_at_once(&self) -> bool {
-        matches!(self.outcome, Outcome::FailAtOnce(_))
-    }
-
     /// Why it cannot be connected to, for those who are told at once.
     pub(super) const fn refusal(&self) -> Option<i32> {
         match self.outcome {

@@ -105,6 +105,9 @@ pub trait Link: fmt::Debug {
     /// Where the world is the real one.
     fn simulated(&mut self, address: SocketAddr, stream: Stream);
 
+    /// What the command of the network's first forward from guests does, where commands cannot be run.
+    fn commands(&mut self, stream: Stream);
+
     /// How the host's resolver answers a datagram, and what comes over a stream. Simulated only; a real network asks a real resolver.
     fn resolves(&mut self, datagrams: Resolver, stream: fn(&[u8]) -> Vec<u8>);
 }

@@ -243,6 +243,10 @@ impl Link for Live {
         panic!("{address} cannot be made up in the real world");
     }
 
+    fn commands(&mut self, _stream: Stream) {
+        // The network runs them itself.
+    }
+
     fn resolves(&mut self, _: Resolver, _: fn(&[u8]) -> Vec<u8>) {
         panic!("the real world has its own names");
     }

@@ -275,6 +275,10 @@ impl Link for Simulated {
         self.put(address, stream);
     }
 
+    fn commands(&mut self, stream: Stream) {
+        self.recorder.host().serve_service(StreamService::GuestForward(0), server(stream));
+    }
+
     fn resolves(&mut self, datagrams: Resolver, stream: fn(&[u8]) -> Vec<u8>) {
         self.resolves = Some(datagrams);
         self.recorder.host().serve_service(StreamService::Dns, Server::new(Program::Respond(stream)));

@@ -4,6 +4,7 @@ mod arp;
 mod dhcp;
 mod dns;
 mod fragments;
+mod guest_forwards;
 mod icmp;
 mod inbound;
 mod loss;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Story> {
         inbound::STORIES,
         networks::STORIES,
         fragments::STORIES,
+        guest_forwards::STORIES,
         malformed::STORIES,
     ]
     .concat()
