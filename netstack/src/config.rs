@@ -199,8 +199,12 @@ pub struct Limits {
     pub guest_forward_commands: usize,
     /// UDP mappings.
     pub udp_mappings: usize,
-    /// Remote addresses that one UDP mapping remembers for its filter.
+    /// Remote addresses that one UDP or ping mapping remembers for its filter.
     pub udp_peers: usize,
+    /// Ping mappings: one for each identifier that a guest pings the world with.
+    pub icmp_mappings: usize,
+    /// ICMP errors that the guests behind one port are sent in a second.
+    pub icmp_errors_per_second: u32,
     /// TFTP transfers, until the server has closed them.
     pub tftp_transfers: usize,
     /// Stations whose addresses are remembered.
@@ -222,6 +226,8 @@ impl Default for Limits {
             guest_forward_commands: 256,
             udp_mappings: 16_384,
             udp_peers: 256,
+            icmp_mappings: 1024,
+            icmp_errors_per_second: 1000,
             tftp_transfers: 64,
             neighbours: 1024,
             reassembly_datagrams: 64,
@@ -252,6 +258,8 @@ pub struct Timeouts {
     pub udp_idle: Duration,
     /// A UDP mapping used for DNS only.
     pub udp_dns_idle: Duration,
+    /// A ping mapping without echo requests of the guest: RFC 5508 asks for at least 60 s.
+    pub icmp_idle: Duration,
     /// An IPv4 datagram of which fragments are missing: 30 s, as Linux has it (RFC 1122 section 3.3.2 wants it fixed, and suggests more).
     pub reassembly_v4: Duration,
     /// Likewise IPv6: RFC 8200 section 4.5 says 60 s.
@@ -271,6 +279,7 @@ impl Default for Timeouts {
             guest_forward_end: Duration::from_secs(1),
             udp_idle: Duration::from_secs(300),
             udp_dns_idle: Duration::from_secs(10),
+            icmp_idle: Duration::from_secs(60),
             reassembly_v4: Duration::from_secs(30),
             reassembly_v6: Duration::from_secs(60),
             tftp_idle: Duration::from_secs(60),

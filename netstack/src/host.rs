@@ -8,6 +8,7 @@
 //! stays so.
 
 pub(crate) mod child;
+mod error_queue;
 pub mod kernel;
 pub mod sim;
 pub(crate) mod socket_file;
@@ -15,10 +16,16 @@ pub(crate) mod sys;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use crate::frame::{Chunk, ChunkMut};
+use crate::wire::icmp_error::Problem;
+
+/// What to do where users may not open ping sockets.
+pub const PING_REMEDY: &str = "as root: `sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`, and put \
+     `net.ipv4.ping_group_range=0 2147483647` into /etc/sysctl.d/slipway.conf to keep it (it is for IPv6 as well, and each network \
+     namespace has its own)";
 
 /// What the owner of a socket wants to be told when the socket has news. The host only keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,8 +44,27 @@ pub struct Event {
     pub readable: bool,
     /// A connection was established or has failed, or there is room in the send queue again.
     pub writable: bool,
-    /// The connection was reset, or an error waits in [`Host::take_error`].
+    /// The connection was reset, or an error waits in [`Host::take_error`] or [`Host::take_datagram_error`].
     pub failed: bool,
+}
+
+/// A version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// That of an address.
+    pub const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
 }
 
 /// A service of this process that guests reach as a stream, without any socket that others on the host could reach too.
@@ -70,6 +96,44 @@ pub struct Received {
     pub from: SocketAddr,
     /// Set when it is several datagrams of this many bytes each (the last may be shorter), as by `UDP_GRO`.
     pub segment: Option<u16>,
+    /// The time to live or hop limit that it has arrived with. Only ping sockets tell.
+    pub hop_limit: Option<u8>,
+}
+
+/// How a datagram is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SendOptions {
+    /// It is several datagrams of this many bytes each (the last may be shorter), as by `UDP_SEGMENT`.
+    pub segment: Option<u16>,
+    /// The time to live or hop limit; the host's own if not set.
+    pub hop_limit: Option<u8>,
+    /// No router may fragment it, and neither may the host: what is too big for the way is an error, `EMSGSIZE` or one by ICMP. If not set,
+    /// routers may (IPv4), or the host does (IPv6).
+    pub dont_fragment: bool,
+}
+
+/// An error by ICMP about something that a datagram or ping socket has sent, or why it could not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatagramError {
+    /// What is wrong.
+    pub problem: Problem,
+    /// Who says so.
+    pub teller: Teller,
+    /// Where it was sent to. The port is 0 for ping sockets, and when the socket itself says so.
+    pub destination: SocketAddr,
+    /// How many bytes of the payload are known: for ping sockets, of the ICMP message.
+    pub len: usize,
+}
+
+/// Who has told of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Teller {
+    /// The socket: what was to be sent has not left it. Nothing of it is quoted; it is what [`Host::send_to`] has just refused.
+    Socket,
+    /// This host, which has tried to send it.
+    ThisHost,
+    /// Somebody on the way, or the destination.
+    Other(IpAddr),
 }
 
 /// The machine that the engine runs on: sockets that never block.
@@ -179,19 +243,33 @@ pub trait Host: fmt::Debug {
         wanted
     }
 
-    /// Sends a datagram, or, with `segment`, several of that many bytes each (`UDP_SEGMENT`).
+    /// Opens a ping socket: what is sent through it are echo requests (whole ICMP messages, to port 0), and what is received are the answers
+    /// to those. The host puts an identifier and a checksum of its own into the requests.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the send queue is full; else why it cannot be sent.
-    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()>;
+    /// [`io::ErrorKind::PermissionDenied`] when the host does not let this user send echo requests; else as for
+    /// [`Host::bind_datagram`].
+    fn open_ping(&mut self, family: Family, token: Token) -> io::Result<SocketId>;
 
-    /// Receives a datagram, or several of the same size from the same sender.
+    /// Sends a datagram, several, or an echo request.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when there is none.
+    /// `WouldBlock` when the send queue is full; else why it cannot be sent. Never an error about something sent before. With `EMSGSIZE`,
+    /// [`Host::take_datagram_error`] tells the MTU of the way, if it is that.
+    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], options: SendOptions) -> io::Result<()>;
+
+    /// Receives a datagram, several of the same size from the same sender, or an answer to an echo request.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is none; `Interrupted` when there may be some all the same.
     fn receive_from(&mut self, socket: SocketId, into: &mut [ChunkMut<'_>]) -> io::Result<Received>;
+
+    /// The oldest error about what a datagram or ping socket has sent that was not told yet. What is known of the payload is written to
+    /// `payload`. While there are more of them, a further event with `failed` follows.
+    fn take_datagram_error(&mut self, socket: SocketId, payload: &mut [u8]) -> Option<DatagramError>;
 
     /// Closes a socket; a stream sends what is queued first.
     fn close(&mut self, socket: SocketId);

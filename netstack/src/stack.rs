@@ -11,14 +11,14 @@
 //! | `packet`, `emit` | reading and writing headers |
 //! | `policy` | where a guest may go: the one place where that is decided |
 //! | `neighbour`, `arp`, `ndp` | who is on the link |
-//! | `icmp` | echo, and telling guests what cannot be reached |
-//! | `report` | telling guests what is wrong with their packets |
+//! | `icmp` | echo of the virtual hosts, and telling guests what is wrong with what they send |
+//! | `ping` | echo requests to the world |
 //! | `pmtu` | what guests' routers say of packets that were too large |
 //! | `reassembly`, `fragmentation` | putting together what guests have cut, and cutting what is too large for them |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
 //! | `forward` | what of the host leads to guests |
-//! | `timer`, `token`, `hash`, `counters` | what they share |
+//! | `timer`, `token`, `hash`, `peers`, `counters` | what they share |
 
 mod arp;
 mod counters;
@@ -30,10 +30,11 @@ mod icmp;
 mod ndp;
 mod neighbour;
 mod packet;
+mod peers;
+mod ping;
 mod pmtu;
 mod policy;
 mod reassembly;
-mod report;
 mod tcp;
 mod timer;
 mod token;
@@ -52,14 +53,15 @@ use self::emit::Path;
 pub use self::forward::{ForwardSocket, Listen};
 use self::fragmentation::Fragmenter;
 use self::hash::Keyed;
+use self::icmp::{ErrorLimit, ParameterProblem, Quote};
 use self::neighbour::{Neighbours, Station};
 use self::packet::{
     Content, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable,
 };
+use self::ping::Pings;
 use self::pmtu::TooBig;
 use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
 use self::reassembly::{Fragment, Reassembly};
-use self::report::{ParameterProblem, Report};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
 use self::timer::Wheel;
@@ -73,6 +75,7 @@ use crate::host::{Event, Host};
 use crate::port::PortId;
 use crate::switch::Link;
 use crate::time::{Duration, Instant};
+use crate::wire::icmp_error::Problem;
 
 /// Flows that one call of [`Stack::run`] serves.
 const RUN_BUDGET: usize = 64;
@@ -144,6 +147,8 @@ pub struct Usage {
     pub tcp_held_bytes: usize,
     /// UDP mappings.
     pub udp_mappings: usize,
+    /// Ping mappings.
+    pub icmp_mappings: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
     /// Datagrams of which fragments are missing, behind all ports together.
@@ -158,6 +163,7 @@ pub struct Stack {
     shared: Shared,
     tcp: Relay,
     udp: Nat,
+    ping: Pings,
     reassembly: Reassembly,
     /// Memory for the datagram that was put together last.
     whole: Vec<u8>,
@@ -173,6 +179,7 @@ struct Shared {
     wheel: Wheel<Owner>,
     /// When the link was asked last for each address: as many as there are guests that forwards lead to.
     solicited: HashMap<IpAddr, Instant, Keyed>,
+    icmp_errors: ErrorLimit,
     /// Memory for what must be looked at in one piece.
     scratch: Vec<u8>,
     fragmenter: Fragmenter,
@@ -200,6 +207,7 @@ impl Stack {
         Self {
             tcp: Relay::new(config.limits.clone(), config.timeouts.clone(), hash, isn_key),
             udp: Nat::new(&config.limits, &config.timeouts, config.full_cone, hash),
+            ping: Pings::new(&config.limits, &config.timeouts, hash),
             reassembly: Reassembly::new(&config.limits, &config.timeouts, hash),
             whole: Vec::new(),
             shared: Shared {
@@ -208,6 +216,7 @@ impl Stack {
                 neighbours: Neighbours::new(config.limits.neighbours, hash),
                 wheel,
                 solicited: HashMap::with_hasher(hash),
+                icmp_errors: ErrorLimit::new(config.limits.icmp_errors_per_second),
                 scratch: Vec::new(),
                 fragmenter,
                 mtu: config.mtu,
@@ -246,7 +255,7 @@ impl Stack {
                 self.shared.counters.drop_too_large += 1;
                 if self.is_for_us(ethernet.destination, packet.destination, false) {
                     let mtu = self.link_mtu(cx, station.port, packet.source.is_ipv4());
-                    self.report(cx, station, (packet.source, packet.destination), Report::TooBig { mtu }, frame);
+                    self.report(cx, station, (packet.source, packet.destination), Problem::TooBig { mtu: mtu.into() }, frame);
                 }
             }
             Ok(Content::Packet(packet)) => self.packet(cx, station, ethernet, &packet, frame),
@@ -268,11 +277,14 @@ impl Stack {
             self.shared.counters.drop_source += 1;
             return;
         }
+        if packet.hop_limit <= 1 && self.leaves_the_link(packet) {
+            return self.hop_limit_exceeded(cx, station, packet, frame);
+        }
         let addresses = (packet.source, packet.destination);
         match &packet.transport {
             Transport::Tcp(segment) => self.tcp.input(cx, &mut self.shared, station, addresses, segment, frame),
             Transport::Udp(datagram) if from_guest || self.is_for_dhcp(packet, datagram) => {
-                self.udp.input(cx, &mut self.shared, station, addresses, datagram, frame);
+                self.udp.input(cx, &mut self.shared, station, packet, datagram, frame);
             }
             Transport::Udp(_) => self.shared.counters.drop_source += 1,
             Transport::Icmp { offset, len } => self.icmp(cx, station, packet, (*offset, *len), frame),
@@ -316,7 +328,10 @@ impl Stack {
             let frame = Frame::new(&chunks, FrameMeta::default());
             let headers = Headers::copy_of(&frame);
             match packet::parse(ethernet, &headers, &frame) {
-                Ok(Content::Packet(packet)) => self.packet(cx, station, ethernet, &packet, &frame),
+                // What the guest itself has cut may be cut again.
+                Ok(Content::Packet(packet)) => {
+                    self.packet(cx, station, ethernet, &Packet { dont_fragment: false, ..packet }, &frame);
+                }
                 Ok(Content::Fragment(_)) => self.shared.counters.drop_malformed += 1,
                 Err(why) => self.unreadable(cx, station, ethernet, &headers, why, &frame),
             }
@@ -339,15 +354,20 @@ impl Stack {
         if let Some(addresses) = packet::addresses(ethernet, headers)
             && self.is_for_us(ethernet.destination, addresses.1, false)
         {
-            self.report(cx, station, addresses, Report::Parameter { code, pointer }, frame);
+            self.report(cx, station, addresses, Problem::Parameter { code: code as u8, pointer }, frame);
         }
     }
 
     /// Tells the sender of a frame's packet what is wrong with it.
-    fn report(&mut self, cx: &mut Context<'_>, station: Station, addresses: (IpAddr, IpAddr), report: Report, frame: &Frame<'_>) {
-        let mut quoted = [0; report::LONGEST_QUOTE];
-        let len = frame.copy_to(ETHERNET_HEADER, &mut quoted);
-        report::send(cx, &mut self.shared, station, addresses, report, &quoted[..len]);
+    fn report(
+        &mut self,
+        cx: &mut Context<'_>,
+        station: Station,
+        (source, destination): (IpAddr, IpAddr),
+        problem: Problem,
+        frame: &Frame<'_>,
+    ) {
+        icmp::report(cx, &mut self.shared, station, destination, problem, &Quote::of_frame(source, frame));
     }
 
     /// Whether a packet in a frame to `card` is ours to look at. What is sent to a group is for a group or a virtual host: a router does
@@ -358,6 +378,26 @@ impl Stack {
             return policy.is_virtual_host_mac(card);
         }
         (policy.is_group(to) || policy.is_virtual_host(to)) && !is_tcp
+    }
+
+    /// Whether a packet goes on from here, as far as its addresses tell.
+    fn leaves_the_link(&self, packet: &Packet) -> bool {
+        let policy = &self.shared.policy;
+        !policy.is_virtual_host(packet.destination) && !policy.is_group(packet.destination) && !packet.source.is_unspecified()
+    }
+
+    /// A packet that may not cross one more router has come to one (RFC 1812 section 5.3.1, RFC 8200 section 3).
+    fn hop_limit_exceeded(&mut self, cx: &mut Context<'_>, station: Station, packet: &Packet, frame: &Frame<'_>) {
+        if let Transport::Icmp { offset, .. } = packet.transport {
+            let mut kind = [0];
+            frame.copy_to(offset, &mut kind);
+            if icmp::Kind::of(packet.source.is_ipv4(), &kind) == icmp::Kind::Error {
+                self.shared.counters.drop_icmp_error += 1;
+                return;
+            }
+        }
+        self.shared.counters.drop_hop_limit += 1;
+        icmp::tell(cx, &mut self.shared, station, Problem::HopLimit, &Quote::of_frame(packet.source, frame));
     }
 
     fn is_for_dhcp(&self, packet: &Packet, datagram: &Datagram) -> bool {
@@ -380,10 +420,8 @@ impl Stack {
             self.shared.counters.drop_source += 1;
         } else if self.narrows(cx, station.port, packet, &message) {
             // It was meant for the TCP relay.
-        } else if packet.destination.is_ipv4() {
-            icmp::input_v4(cx, &mut self.shared, station, packet, &mut message);
-        } else {
-            icmp::input_v6(cx, &mut self.shared, station, packet, &mut message);
+        } else if let Some(to) = icmp::input(cx, &mut self.shared, station, packet, &mut message, frame) {
+            self.ping.request(cx, &mut self.shared, station, (packet, frame), to, &message);
         }
         self.shared.scratch = message;
     }
@@ -409,8 +447,9 @@ impl Stack {
             Some(Owner::TcpFlow { id, generation }) => self.tcp.host_event(cx, &mut self.shared, id, generation, event),
             Some(Owner::TcpListener { id, generation }) => self.tcp.accept(cx, &mut self.shared, id, generation),
             Some(owner @ (Owner::UdpMapping { .. } | Owner::UdpForward { .. } | Owner::TftpTransfer { .. })) => {
-                self.udp.host_event(cx, owner, event);
+                self.udp.host_event(cx, &mut self.shared, owner, event);
             }
+            Some(owner @ Owner::Ping { .. }) => self.ping.host_event(cx, &mut self.shared, owner, event),
             _ => {}
         }
     }
@@ -421,7 +460,8 @@ impl Stack {
         fragmentation::run(cx, &mut self.shared);
         let tcp = self.tcp.run(cx, &mut self.shared, RUN_BUDGET);
         let udp = self.udp.run(cx, &mut self.shared, RUN_BUDGET);
-        tcp || udp
+        let ping = self.ping.run(cx, &mut self.shared, RUN_BUDGET);
+        tcp || udp || ping
     }
 
     /// Does what is due at `cx.now`.
@@ -435,6 +475,7 @@ impl Stack {
                 Owner::UdpMapping { .. } | Owner::UdpClient { .. } | Owner::TftpTransfer { .. } => {
                     self.udp.expire(cx, &mut self.shared, owner);
                 }
+                Owner::Ping { .. } => self.ping.expire(cx, &mut self.shared, owner),
                 Owner::RouterAdvertisement => self.advertise(cx),
                 Owner::Reassembly { port } => self.expire_fragments(cx, port),
                 Owner::TcpListener { id, generation } => self.tcp.accept(cx, &mut self.shared, id, generation),
@@ -451,7 +492,8 @@ impl Stack {
         self.reassembly.expire(now, &mut self.shared, port, |shared, late| {
             if let [_, _, _, _, _, _, a, b, c, d, e, f, _, _, packet @ ..] = &late.first[..] {
                 let station = Station { port, mac: MacAddr([*a, *b, *c, *d, *e, *f]) };
-                report::send(cx, shared, station, (late.source, late.destination), Report::NeverWhole, packet);
+                let quote = Quote::of_packet(late.source, packet);
+                icmp::report(cx, shared, station, late.destination, Problem::Reassembly, &quote);
             }
         });
     }
@@ -489,6 +531,8 @@ impl Stack {
     pub fn port_removed(&mut self, cx: &mut Context<'_>, port: PortId) {
         self.tcp.forget_port(cx, port);
         self.udp.forget_port(cx, port);
+        self.ping.forget_port(cx, port);
+        self.shared.icmp_errors.forget_port(port);
         self.reassembly.forget_port(port);
         self.shared.fragmenter.forget_port(port);
         self.shared.neighbours.forget_port(port);
@@ -519,6 +563,7 @@ impl Stack {
             tcp_opening: self.tcp.opening(),
             tcp_held_bytes: self.tcp.held_bytes(),
             udp_mappings: self.udp.len(),
+            icmp_mappings: self.ping.len(),
             neighbours: self.shared.neighbours.len(),
             reassembly_datagrams: self.reassembly.len(),
             reassembly_bytes: self.reassembly.bytes(),
@@ -527,7 +572,7 @@ impl Stack {
 
     /// Entries on the lists of those that have something to do, or wait for a full port.
     pub fn waiting(&self) -> usize {
-        self.tcp.waiting() + self.udp.waiting() + self.shared.fragmenter.waiting()
+        self.tcp.waiting() + self.udp.waiting() + self.ping.waiting() + self.shared.fragmenter.waiting()
     }
 
     /// How many TCP connections there are.

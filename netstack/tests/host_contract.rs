@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use netstack::frame::{Chunk, ChunkMut};
 use netstack::host::kernel::KernelHost;
 use netstack::host::sim::{ConnectionId, Program, Server, SimHost};
-use netstack::host::{Event, Host, SocketId, Token};
+use netstack::host::{Event, Host, SendOptions, SocketId, Token};
 use netstack::time::{Duration, Instant};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
@@ -508,9 +508,12 @@ fn datagrams_arrive_whole_alone_or_several_at_once() {
     peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let (socket, local) = stage.host.bind_datagram(SocketAddr::new(ip, 0), None, TOKEN).unwrap();
     let to = peer.local_addr().unwrap();
-    stage.host.send_to(socket, to, &[Chunk::from(&b"one"[..]), Chunk::from(&b"two"[..])], None).unwrap();
-    stage.host.send_to(socket, to, &[], None).unwrap();
-    stage.host.send_to(socket, to, &[Chunk::from(&b"aabbc"[..])], Some(2)).unwrap();
+    stage.host.send_to(socket, to, &[Chunk::from(&b"one"[..]), Chunk::from(&b"two"[..])], SendOptions::default()).unwrap();
+    stage.host.send_to(socket, to, &[], SendOptions::default()).unwrap();
+    stage
+        .host
+        .send_to(socket, to, &[Chunk::from(&b"aabbc"[..])], SendOptions { segment: Some(2), ..SendOptions::default() })
+        .unwrap();
     let mut bytes = [0; 100];
     for expected in [&b"onetwo"[..], b"", b"aa", b"bb", b"c"] {
         let (len, from) = peer.recv_from(&mut bytes).unwrap();
@@ -523,7 +526,15 @@ fn datagrams_arrive_whole_alone_or_several_at_once() {
     assert_eq!(kind(stage.host.receive_from(socket, &mut [ChunkMut::from(&mut bytes[..])])), io::ErrorKind::WouldBlock);
     // What is sent in one call from a socket like this one arrives in one, or in several: in either case in order.
     let (other, other_address) = stage.host.bind_datagram(SocketAddr::new(ip, 0), None, Token(8)).unwrap();
-    stage.host.send_to(socket, other_address, &[Chunk::from(&b"1122334455"[..])], Some(2)).unwrap();
+    stage
+        .host
+        .send_to(
+            socket,
+            other_address,
+            &[Chunk::from(&b"1122334455"[..])],
+            SendOptions { segment: Some(2), ..SendOptions::default() },
+        )
+        .unwrap();
     let mut all: Vec<u8> = Vec::new();
     while all.len() < 10 {
         match stage.host.receive_from(other, &mut [ChunkMut::from(&mut bytes[..])]) {

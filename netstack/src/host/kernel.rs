@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,10 +16,12 @@ use std::path::Path;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use slab::Slab;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token, socket_file, sys};
+use super::{
+    DatagramError, Event, Family, Host, Received, SendOptions, SendRoom, SocketId, StreamService, Token, socket_file, sys,
+};
 use crate::frame::{Chunk, ChunkMut};
 
 /// Events taken from the kernel at a time.
@@ -93,6 +95,8 @@ pub struct KernelHost {
     /// Whether TCP sockets know `SO_PEEK_OFF` (Linux 6.9).
     peek_offset: bool,
     skip: Vec<u8>,
+    /// Whether it was said that this user may not open ping sockets.
+    ping_forbidden: bool,
 }
 
 struct Entry {
@@ -101,6 +105,9 @@ struct Entry {
     kind: Kind,
     /// Where the kernel will start the next peek, if that was set.
     peek_at: Option<usize>,
+    /// Whether what is sent may be fragmented, and with which hop limit it goes, if that was set.
+    dont_fragment: Option<bool>,
+    hop_limit: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +118,12 @@ enum Kind {
     Listener,
     /// A listener of AF_UNIX, at a file.
     LocalListener,
-    Datagram,
+    Datagram(Family),
+    Ping(Family),
 }
+
+/// How often a call is made again that has failed because of something that was sent before.
+const PENDING_ERRORS: usize = 2;
 
 impl KernelHost {
     /// A host without sockets. Streams to services are handed to `services`.
@@ -129,6 +140,7 @@ impl KernelHost {
             guards: HashMap::new(),
             peek_offset: sys::set_peek_offset(probe.as_fd(), 0).is_ok(),
             skip: Vec::new(),
+            ping_forbidden: false,
         })
     }
 
@@ -145,7 +157,7 @@ impl KernelHost {
         let entry = self.sockets.vacant_entry();
         let id = u32::try_from(entry.key()).map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?;
         epoll::add(&self.epoll, &fd, EventData::new_u64(id.into()), interest(kind))?;
-        entry.insert(Entry { fd, token, kind, peek_at: None });
+        entry.insert(Entry { fd, token, kind, peek_at: None, dont_fragment: None, hop_limit: None });
         Ok(SocketId(id))
     }
 
@@ -198,7 +210,7 @@ fn at_end(fd: BorrowedFd<'_>) -> io::Result<usize> {
 const fn interest(kind: Kind) -> EventFlags {
     match kind {
         Kind::Tcp | Kind::Local => EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET),
-        Kind::Listener | Kind::LocalListener | Kind::Datagram => EventFlags::IN.union(EventFlags::ET),
+        Kind::Listener | Kind::LocalListener | Kind::Datagram(_) | Kind::Ping(_) => EventFlags::IN.union(EventFlags::ET),
     }
 }
 
@@ -372,8 +384,10 @@ impl Host for KernelHost {
         socket.bind(&local.into())?;
         // Older kernels know no GRO for UDP; then datagrams come one by one.
         let _ = sys::set_udp_gro(socket.as_fd());
+        let family = Family::of(local.ip());
+        sys::keep_errors(socket.as_fd(), family)?;
         let bound = local_address(&socket);
-        Ok((self.add(socket.into(), Kind::Datagram, token)?, bound))
+        Ok((self.add(socket.into(), Kind::Datagram(family), token)?, bound))
     }
 
     fn receive_room(&mut self, socket: SocketId, wanted: usize) -> usize {
@@ -384,12 +398,75 @@ impl Host for KernelHost {
         socket.recv_buffer_size().unwrap_or_default()
     }
 
-    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()> {
-        sys::send_to(self.fd(socket)?, to, data, segment)
+    fn open_ping(&mut self, family: Family, token: Token) -> io::Result<SocketId> {
+        let (domain, protocol) = match family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol)).map_err(|error| {
+            // Some kernels are built without, and then there is no such protocol.
+            let forbidden = matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EPROTONOSUPPORT));
+            if !forbidden {
+                return error;
+            }
+            if !std::mem::replace(&mut self.ping_forbidden, true) {
+                tracing::warn!(%error, "guests cannot ping the world: {}", super::PING_REMEDY);
+            }
+            io::ErrorKind::PermissionDenied.into()
+        })?;
+        sys::keep_errors(socket.as_fd(), family)?;
+        sys::tell_hop_limit(socket.as_fd(), family)?;
+        self.add(socket.into(), Kind::Ping(family), token)
+    }
+
+    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], options: SendOptions) -> io::Result<()> {
+        let entry = self.sockets.get_mut(socket.0 as usize).ok_or(io::ErrorKind::NotConnected)?;
+        let fd = entry.fd.as_fd();
+        let mut options = options;
+        if let Kind::Datagram(family) | Kind::Ping(family) = entry.kind
+            && entry.dont_fragment != Some(options.dont_fragment)
+        {
+            sys::set_dont_fragment(fd, family, options.dont_fragment)?;
+            entry.dont_fragment = Some(options.dont_fragment);
+        }
+        // Before Linux 5.18 ping sockets of IPv6 take no control messages.
+        if let Kind::Ping(family) = entry.kind
+            && let Some(hop_limit) = options.hop_limit.take()
+            && entry.hop_limit != Some(hop_limit)
+        {
+            sys::set_hop_limit(fd, family, hop_limit)?;
+            entry.hop_limit = Some(hop_limit);
+        }
+        let sent = regardless_of_the_past(|| sys::send_to(fd, to, data, options));
+        match (&sent, options.segment) {
+            // The kernel cuts for the way only what the way takes; the rest it fragments, or says how much the way takes.
+            (Err(error), Some(size)) if matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL)) => {
+                one_by_one(data, size, |datagram| {
+                    regardless_of_the_past(|| sys::send_to(fd, to, datagram, SendOptions { segment: None, ..options }))
+                })
+            }
+            _ => sent,
+        }
     }
 
     fn receive_from(&mut self, socket: SocketId, into: &mut [ChunkMut<'_>]) -> io::Result<Received> {
-        sys::receive_from(self.fd(socket)?, into)
+        let fd = self.fd(socket)?;
+        regardless_of_the_past(|| sys::receive_from(fd, into)).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => error,
+            // One more that is about the past.
+            _ => io::ErrorKind::Interrupted.into(),
+        })
+    }
+
+    fn take_datagram_error(&mut self, socket: SocketId, payload: &mut [u8]) -> Option<DatagramError> {
+        let fd = self.fd(socket).ok()?;
+        // Ends with the queue.
+        while let Ok(queued) = sys::receive_error(fd, payload) {
+            if let Some(error) = queued.read(is_own_address) {
+                return Some(error);
+            }
+        }
+        None
     }
 
     fn close(&mut self, socket: SocketId) {
@@ -404,6 +481,50 @@ impl Host for KernelHost {
         }
         self.release(stream);
     }
+}
+
+/// Makes a call of a datagram socket whose errors are kept. The kernel fails such a call also for what ICMP has said of something sent
+/// before, which waits in the queue of errors all the same: each such failure comes once, and then the call is made again.
+fn regardless_of_the_past<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut result = call();
+    for _ in 0..PENDING_ERRORS {
+        match &result {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => result = call(),
+            _ => break,
+        }
+    }
+    result
+}
+
+/// Sends datagrams of `size` bytes each, the last of what is left. Stops at the first that cannot be sent.
+fn one_by_one(data: &[Chunk<'_>], size: u16, mut send: impl FnMut(&[Chunk<'_>]) -> io::Result<()>) -> io::Result<()> {
+    let mut rest = data.iter().map(|chunk| chunk.part(0, usize::MAX)).collect::<std::collections::VecDeque<_>>();
+    let mut datagram = Vec::new();
+    while !rest.is_empty() {
+        let mut room = usize::from(size.max(1));
+        while let Some(chunk) = rest.pop_front() {
+            let part = chunk.part(0, room);
+            room -= part.len();
+            if part.len() < chunk.len() {
+                rest.push_front(chunk.part(part.len(), usize::MAX));
+            }
+            datagram.push(part);
+            if room == 0 {
+                break;
+            }
+        }
+        send(&datagram)?;
+        datagram.clear();
+    }
+    Ok(())
+}
+
+/// Whether this machine has an address. Only those can be bound to (if `ip_nonlocal_bind` is set, all can: then no router is shown, and
+/// nothing is given away).
+fn is_own_address(ip: IpAddr) -> bool {
+    ip.is_loopback()
+        || new_socket(SocketAddr::new(ip, 0), None, Type::DGRAM)
+            .is_ok_and(|socket| socket.bind(&SocketAddr::new(ip, 0).into()).is_ok())
 }
 
 /// The address that a socket was bound to, which `bind` has just succeeded in.

@@ -10,6 +10,7 @@
 //!   or has failed, and once after [`Host::notify_writable`] or a send that would have blocked, when a third of the queue is free.
 //! - Queues have capacities. What was peeked stays until it is discarded, and a full receive queue stops the peer.
 //! - A stream that is closed with unread bytes, or written to after its peer went, ends with a reset.
+//! - An error by ICMP about a datagram or an echo request waits in the socket that has sent it; errors quote little, as RFC 792 allows.
 //! - Each use of a socket that is not open, and each discard of bytes that were not peeked, is a mistake of the stack. It panics.
 
 mod datagram;
@@ -19,6 +20,7 @@ mod stream;
 mod talk;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -27,14 +29,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Host, Received, SendRoom, SocketId, StreamService, Token};
+use super::{DatagramError, Event, Family, Host, Received, SendOptions, SendRoom, SocketId, StreamService, Teller, Token};
 use crate::frame::{Chunk, ChunkMut};
 use crate::time::Instant;
 
-pub use datagram::{SentDatagram, UdpServer};
+pub use datagram::{SentDatagram, SentEcho, UdpServer};
 pub use server::{Program, Server};
 pub use stream::{Connection, ConnectionId, DIGEST_START, digest, pattern};
 pub use talk::{Leave, Stream, Talk};
+pub use way::Way;
 
 use datagram::DatagramSocket;
 use listener::Listener;
@@ -65,8 +68,10 @@ pub struct Calls {
     pub notify_writable: u64,
     pub shutdown_write: u64,
     pub bind_datagram: u64,
+    pub open_ping: u64,
     pub send_to: u64,
     pub receive_from: u64,
+    pub take_datagram_error: u64,
     pub close: u64,
     pub reset: u64,
 }
@@ -89,8 +94,10 @@ impl Calls {
             + self.notify_writable
             + self.shutdown_write
             + self.bind_datagram
+            + self.open_ping
             + self.send_to
             + self.receive_from
+            + self.take_datagram_error
             + self.close
             + self.reset
     }
@@ -108,6 +115,7 @@ pub enum Operation {
     Send,
     Peek,
     BindDatagram,
+    OpenPing,
     SendTo,
     ReceiveFrom,
 }
@@ -134,6 +142,12 @@ pub struct SimHost {
     expected: Option<Server>,
     udp_servers: HashMap<SocketAddr, UdpServer>,
     sent_datagrams: Vec<SentDatagram>,
+    sent_echoes: Vec<SentEcho>,
+    ways: HashMap<IpAddr, Way>,
+    /// What was learned of ways by errors.
+    path_mtus: HashMap<IpAddr, usize>,
+    /// Bytes of what was sent that errors quote.
+    quoted: usize,
     faults: Vec<Fault>,
     faults_met: u64,
     max_sockets: usize,
@@ -183,6 +197,10 @@ impl SimHost {
             expected: None,
             udp_servers: HashMap::new(),
             sent_datagrams: Vec::new(),
+            sent_echoes: Vec::new(),
+            ways: HashMap::new(),
+            path_mtus: HashMap::new(),
+            quoted: 0,
             faults: Vec::new(),
             faults_met: 0,
             max_sockets: usize::MAX,
@@ -564,16 +582,28 @@ impl Host for SimHost {
         self.bind_datagram_socket(local, token)
     }
 
-    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()> {
+    fn open_ping(&mut self, family: Family, token: Token) -> io::Result<SocketId> {
+        self.calls.open_ping += 1;
+        self.check_fault(Operation::OpenPing)?;
+        self.room_for_a_socket()?;
+        Ok(self.open_ping_socket(family, token))
+    }
+
+    fn send_to(&mut self, socket: SocketId, to: SocketAddr, data: &[Chunk<'_>], options: SendOptions) -> io::Result<()> {
         self.calls.send_to += 1;
         self.check_fault(Operation::SendTo)?;
-        self.send_datagrams(socket, to, data, segment)
+        self.send_datagrams(socket, to, data, options)
     }
 
     fn receive_from(&mut self, socket: SocketId, into: &mut [ChunkMut<'_>]) -> io::Result<Received> {
         self.calls.receive_from += 1;
         self.check_fault(Operation::ReceiveFrom)?;
         self.receive_datagrams(socket, into)
+    }
+
+    fn take_datagram_error(&mut self, socket: SocketId, payload: &mut [u8]) -> Option<DatagramError> {
+        self.calls.take_datagram_error += 1;
+        self.next_error(socket, payload)
     }
 
     fn close(&mut self, socket: SocketId) {

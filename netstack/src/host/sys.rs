@@ -9,11 +9,15 @@ use std::ptr;
 use socket2::{SockAddr, SockAddrStorage};
 use tokio::io::unix::AsyncFd;
 
-use super::Received;
+use super::error_queue::{ExtendedError, QueuedError};
+use super::{Family, Received, SendOptions};
 use crate::frame::{Chunk, ChunkMut};
 
-/// Room for the control messages that are sent and received here: one `int`.
+/// Room for the control messages that are sent and received with datagrams: two of at most an `int` each.
 const CONTROL_SPACE: usize = 64;
+
+/// Room for those of an error: what it is and who tells, and some that the socket wants told of everything.
+const ERROR_CONTROL_SPACE: usize = 256;
 
 /// `sendmsg(2)`.
 pub(super) fn send(fd: BorrowedFd<'_>, data: &[Chunk<'_>]) -> io::Result<usize> {
@@ -23,29 +27,49 @@ pub(super) fn send(fd: BorrowedFd<'_>, data: &[Chunk<'_>]) -> io::Result<usize> 
     send_message(fd, &message)
 }
 
-/// `sendmsg(2)` to an address, as several datagrams of `segment` bytes each if that is set.
-pub(super) fn send_to(fd: BorrowedFd<'_>, to: SocketAddr, data: &[Chunk<'_>], segment: Option<u16>) -> io::Result<()> {
-    let to = SockAddr::from(to);
+/// `sendmsg(2)` to an address, as several datagrams of `segment` bytes each if that is set, and with a hop limit of its own.
+pub(super) fn send_to(fd: BorrowedFd<'_>, to: SocketAddr, data: &[Chunk<'_>], options: SendOptions) -> io::Result<()> {
+    let address = SockAddr::from(to);
     let mut control = Control([0; CONTROL_SPACE]);
+    let mut used = 0;
+    if let Some(segment) = options.segment {
+        used += put_control(&mut control.0[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    if let Some(hop_limit) = options.hop_limit {
+        let (level, name) = hop_limit_option(to);
+        used += put_control(&mut control.0[used..], level, name, &libc::c_int::from(hop_limit).to_ne_bytes());
+    }
     let mut message = empty_message();
-    message.msg_name = to.as_ptr().cast_mut().cast();
-    message.msg_namelen = to.len();
+    message.msg_name = address.as_ptr().cast_mut().cast();
+    message.msg_namelen = address.len();
     message.msg_iov = data.as_ptr().cast_mut().cast();
     message.msg_iovlen = data.len() as _;
-    if let Some(segment) = segment {
+    if used > 0 {
         message.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: CMSG_SPACE only computes; CMSG_FIRSTHDR points into `control`, which is aligned for a cmsghdr and larger than the
-        // space for an u16; the header and the data lie within it.
-        unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as _;
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_UDP;
-            (*header).cmsg_type = libc::UDP_SEGMENT;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
-            ptr::copy_nonoverlapping(segment.to_ne_bytes().as_ptr(), libc::CMSG_DATA(header), size_of::<u16>());
-        }
+        message.msg_controllen = used as _;
     }
     send_message(fd, &message).map(|_| ())
+}
+
+/// What the hop limit of a datagram is called as a control message.
+const fn hop_limit_option(to: SocketAddr) -> (libc::c_int, libc::c_int) {
+    match to {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
+    }
+}
+
+/// Writes a control message to the start of `into`, which has room for it. Returns how much room it takes.
+fn put_control(into: &mut [u8], level: libc::c_int, name: libc::c_int, value: &[u8]) -> usize {
+    // SAFETY: these only compute.
+    let (len, space) = unsafe { (libc::CMSG_LEN(value.len() as u32) as usize, libc::CMSG_SPACE(value.len() as u32) as usize) };
+    let start = len - value.len();
+    // The layout of struct cmsghdr: its length, its level and its type.
+    into[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+    into[size_of::<usize>()..][..4].copy_from_slice(&level.to_ne_bytes());
+    into[size_of::<usize>() + 4..][..4].copy_from_slice(&name.to_ne_bytes());
+    into[start..len].copy_from_slice(value);
+    space
 }
 
 fn send_message(fd: BorrowedFd<'_>, message: &libc::msghdr) -> io::Result<usize> {
@@ -93,19 +117,64 @@ pub(super) fn receive_from(fd: BorrowedFd<'_>, into: &mut [ChunkMut<'_>]) -> io:
     // SAFETY: the kernel has written an address of this length.
     let from = unsafe { SockAddr::new(from, message.msg_namelen) };
     let from = from.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    let mut segment = None;
-    // SAFETY: the kernel has filled the control buffer and set its length; the macros stay within it, and the data of UDP_GRO is an int.
+    let (mut segment, mut hop_limit) = (None, None);
+    for_each_control(&message, |level, name, value| match (level, name) {
+        (libc::SOL_UDP, libc::UDP_GRO) => {
+            segment = int(value).and_then(|size| u16::try_from(size).ok()).filter(|size| *size > 0 && usize::from(*size) < len);
+        }
+        (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+            hop_limit = int(value).and_then(|limit| u8::try_from(limit).ok());
+        }
+        _ => {}
+    });
+    Ok(Received { len, from, segment, hop_limit })
+}
+
+/// Calls `each` with level, type and data of every control message that a call of `recvmsg` has brought.
+fn for_each_control(message: &libc::msghdr, mut each: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
+    // SAFETY: the kernel has filled the control buffer, which outlives the message, and has set its length; the macros stay within it, and
+    // the length of each message covers its header and its data.
     unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        let mut header = libc::CMSG_FIRSTHDR(ptr::from_ref(message));
         while !header.is_null() {
-            if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == libc::UDP_GRO {
-                let size = ptr::read_unaligned(libc::CMSG_DATA(header).cast::<libc::c_int>());
-                segment = u16::try_from(size).ok().filter(|size| *size > 0 && usize::from(*size) < len);
-            }
-            header = libc::CMSG_NXTHDR(&raw const message, header);
+            let data = libc::CMSG_DATA(header);
+            let len = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+            each((*header).cmsg_level, (*header).cmsg_type, std::slice::from_raw_parts(data, len));
+            header = libc::CMSG_NXTHDR(ptr::from_ref(message), header);
         }
     }
-    Ok(Received { len, from, segment })
+}
+
+/// An `int` in a control message.
+fn int(value: &[u8]) -> Option<libc::c_int> {
+    value.first_chunk().map(|bytes| libc::c_int::from_ne_bytes(*bytes))
+}
+
+/// `recvmsg(2)` from the queue of errors (`IP_RECVERR`), with as much of what was sent as there is room for in `payload`.
+pub(super) fn receive_error(fd: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<QueuedError> {
+    let mut destination = SockAddrStorage::zeroed();
+    let mut control = ErrorControl([0; ERROR_CONTROL_SPACE]);
+    let mut data = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    let mut message = empty_message();
+    message.msg_name = (&raw mut destination).cast();
+    message.msg_namelen = destination.size_of();
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = ERROR_CONTROL_SPACE as _;
+    let len = retry(|| {
+        // SAFETY: the buffer is writable and as long as is said; the message and what it points to outlive the call.
+        unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) }
+    })?;
+    // SAFETY: the kernel has written an address of this length, or none.
+    let destination = unsafe { SockAddr::new(destination, message.msg_namelen) }.as_socket();
+    let mut error = None;
+    for_each_control(&message, |level, name, value| {
+        if matches!((level, name), (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) {
+            error = ExtendedError::parse(value);
+        }
+    });
+    Ok(QueuedError { destination, len, error })
 }
 
 /// `SO_MEMINFO`: the capacity of the send queue and how much of it is used, in bytes of kernel memory.
@@ -127,6 +196,41 @@ pub(super) fn set_peek_offset(fd: BorrowedFd<'_>, offset: i32) -> io::Result<()>
 /// `UDP_GRO`: datagrams of the same size may be received together.
 pub(super) fn set_udp_gro(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// `IP_RECVERR`: what ICMP says of what was sent waits in a queue of its own.
+pub(super) fn keep_errors(fd: BorrowedFd<'_>, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => set_option(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1),
+        Family::V6 => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1),
+    }
+}
+
+/// `IP_RECVTTL`: what is received tells how far it has come.
+pub(super) fn tell_hop_limit(fd: BorrowedFd<'_>, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1),
+        Family::V6 => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1),
+    }
+}
+
+/// `IP_TTL`: the hop limit of all that is sent.
+pub(super) fn set_hop_limit(fd: BorrowedFd<'_>, family: Family, hop_limit: u8) -> io::Result<()> {
+    match family {
+        Family::V4 => set_option(fd, libc::IPPROTO_IP, libc::IP_TTL, hop_limit.into()),
+        Family::V6 => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hop_limit.into()),
+    }
+}
+
+/// `IP_MTU_DISCOVER`: whether what is sent may be fragmented. IPv4's routers may then, so that the mark that forbids it is not set; those of
+/// IPv6 never do, so that the kernel must know what the way takes.
+pub(super) fn set_dont_fragment(fd: BorrowedFd<'_>, family: Family, dont: bool) -> io::Result<()> {
+    match (family, dont) {
+        (Family::V4, true) => set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        (Family::V4, false) => set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+        (Family::V6, true) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+        (Family::V6, false) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
+    }
 }
 
 /// Has the runtime watch a descriptor that becomes readable.
@@ -153,6 +257,10 @@ fn get_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, valu
 /// A control buffer, aligned as `struct cmsghdr` must be.
 #[repr(align(8))]
 struct Control([u8; CONTROL_SPACE]);
+
+/// Likewise for an error.
+#[repr(align(8))]
+struct ErrorControl([u8; ERROR_CONTROL_SPACE]);
 
 fn empty_message() -> libc::msghdr {
     // SAFETY: all-zero bytes are a valid msghdr: null pointers and zero lengths.

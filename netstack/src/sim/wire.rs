@@ -417,6 +417,74 @@ pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8])
     bytes
 }
 
+/// An IP packet with another time to live or hop limit.
+pub fn with_hop_limit(mut packet: Vec<u8>, hop_limit: u8) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        packet[8] = hop_limit;
+        set_header_checksum(&mut packet);
+    } else {
+        packet[7] = hop_limit;
+    }
+    packet
+}
+
+/// An IPv4 packet that routers may fragment.
+pub fn fragmentable(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] &= !0x40;
+    set_header_checksum(&mut packet);
+    packet
+}
+
+fn set_header_checksum(packet: &mut [u8]) {
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The packet that an ICMP error quotes, or as much of it as is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quoted {
+    /// The sender.
+    pub source: IpAddr,
+    /// The receiver.
+    pub destination: IpAddr,
+    /// The protocol behind the IP header.
+    pub protocol: u8,
+    /// What follows the IP header.
+    pub transport: Vec<u8>,
+}
+
+impl Quoted {
+    /// The ports of a quoted datagram or segment.
+    pub fn ports(&self) -> (u16, u16) {
+        let port = |at: usize| u16::from_be_bytes([self.transport[at], self.transport[at + 1]]);
+        (port(0), port(2))
+    }
+}
+
+impl Icmp {
+    /// What an error quotes.
+    ///
+    /// # Panics
+    ///
+    /// When that does not begin with an IP header of the error's own version and 8 bytes behind it.
+    pub fn quoted(&self) -> Quoted {
+        let bytes = &self.payload;
+        let (source, destination, protocol, header): (IpAddr, IpAddr, u8, usize) = if self.source.is_ipv4() {
+            assert_eq!(bytes[0], 0x45, "an IPv4 header is quoted");
+            assert_eq!(checksum(&bytes[..20]), 0, "the quoted header is whole");
+            let ip = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
+            (ip(12), ip(16), bytes[9], 20)
+        } else {
+            assert_eq!(bytes[0] >> 4, 6, "an IPv6 header is quoted");
+            let ip = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
+            (ip(8), ip(24), bytes[6], 40)
+        };
+        assert!(bytes.len() >= header + 8, "RFC 792 asks for 8 bytes behind the header, there are {}", bytes.len() - header);
+        Quoted { source, destination, protocol, transport: bytes[header..].to_vec() }
+    }
+}
+
 /// An Ethernet frame around an IP packet.
 pub fn ip_frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
     let ethertype = if packet[0] >> 4 == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };

@@ -38,6 +38,10 @@ counters! {
     drop_options,
     /// Dropped: a protocol that is not relayed.
     drop_protocol,
+    /// Dropped: an ICMP error, for guests are no routers and receive nothing that they could be told wrong.
+    drop_icmp_error,
+    /// Dropped: it has crossed as many routers as it may.
+    drop_hop_limit,
     /// Dropped: a source address that no guest can have, or that belongs to a connection of a guest behind another port.
     drop_source,
     /// Dropped: a destination that is nowhere, or that policy forbids.
@@ -112,8 +116,24 @@ counters! {
     tftp_refused,
     /// Refused: as many TFTP transfers as `Limits::tftp_transfers` allows.
     tftp_limit_transfers,
-    /// ICMP errors sent to guests.
+    /// Ping mappings made: one for each identifier that a guest pings the world with.
+    icmp_mapped,
+    /// Refused: as many ping mappings as `Limits::icmp_mappings` allows.
+    icmp_limit_mappings,
+    /// Refused: the host had no descriptor for a ping mapping.
+    icmp_limit_host,
+    /// Refused: the host does not let this user send echo requests.
+    icmp_forbidden,
+    /// Echo requests of guests sent on to the world.
+    icmp_echo_out,
+    /// Answers to them that guests were sent.
+    icmp_echo_in,
+    /// ICMP errors of the host's network about what guests have sent.
+    icmp_errors_in,
+    /// ICMP errors sent to guests, ours and those of the host's network.
     icmp_errors_out,
+    /// ICMP errors that guests were not sent: as many in the last second as `Limits::icmp_errors_per_second` allows.
+    icmp_limit_errors,
     /// Datagrams from guests that were put together from fragments.
     reassembled,
     /// Datagrams from guests that were given up because not all of their fragments came in time.
@@ -150,10 +170,11 @@ macro_rules! refusals {
 }
 
 const REFUSALS: &[Refusal] = refusals! {
-    drop_malformed drop_checksum drop_fragment drop_options drop_protocol drop_source drop_destination drop_no_flow drop_host_send
-    dhcp_refused dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows tcp_limit_opening tcp_limit_host
-    tcp_out_of_order tcp_out_of_window tcp_limit_held tcp_limit_commands udp_limit_mappings udp_limit_host tftp_refused
-    tftp_limit_transfers drop_port_full drop_too_large reassembly_limit
+    drop_malformed drop_checksum drop_fragment drop_options drop_protocol drop_icmp_error drop_hop_limit drop_source drop_destination
+    drop_no_flow drop_host_send dhcp_refused dhcp6_refused dns_refused tcp_forbidden tcp_connect_failed tcp_limit_flows
+    tcp_limit_opening tcp_limit_host tcp_out_of_order tcp_out_of_window tcp_limit_held tcp_limit_commands udp_limit_mappings
+    udp_limit_host icmp_limit_mappings icmp_limit_host icmp_forbidden tftp_refused tftp_limit_transfers drop_port_full drop_too_large
+    reassembly_limit
 };
 
 impl Counters {

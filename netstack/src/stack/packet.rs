@@ -11,8 +11,8 @@ use etherparse::{Ethernet2HeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlic
 use smoltcp::wire::{IPV6_HEADER_LEN, IpProtocol, checksum as sum};
 
 use self::extension::Leads;
+use super::icmp::ParameterProblem;
 use super::reassembly::{Fragment, Place};
-use super::report::ParameterProblem;
 use super::tcp::Segment;
 use crate::addr::MacAddr;
 use crate::frame::{Checksum, ETHERNET_HEADER, Frame};
@@ -72,7 +72,7 @@ pub(crate) struct Packet {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) hop_limit: u8,
-    /// Whether no router may cut it: never in IPv6.
+    /// Whether a router that finds it too big must say so (RFC 1191); in IPv6 it always must.
     pub(crate) dont_fragment: bool,
     pub(crate) transport: Transport,
 }

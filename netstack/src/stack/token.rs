@@ -20,6 +20,8 @@ pub(crate) enum Owner {
     UdpForward { id: u32, generation: u32 },
     /// The expiry timer of a client of a UDP forward.
     UdpClient { id: u32, generation: u32 },
+    /// The socket of a ping mapping, and its expiry timer.
+    Ping { id: u32, generation: u32 },
     /// The socket of a TFTP transfer, and its expiry timer.
     TftpTransfer { id: u32, generation: u32 },
     /// The timer of unsolicited router advertisements.
@@ -41,6 +43,7 @@ impl Owner {
             Self::RouterAdvertisement => (8, 0, 0),
             Self::Reassembly { port } => (20, port.0.into(), 0),
             Self::TftpTransfer { id, generation } => (9, id, generation),
+            Self::Ping { id, generation } => (10, id, generation),
         };
         Token(kind << 56 | u64::from(generation & 0xff_ffff) << 32 | u64::from(id))
     }
@@ -59,6 +62,7 @@ impl Owner {
             8 => Self::RouterAdvertisement,
             20 => Self::Reassembly { port: PortId(id as u16) },
             9 => Self::TftpTransfer { id, generation },
+            10 => Self::Ping { id, generation },
             _ => return None,
         })
     }
@@ -78,6 +82,7 @@ mod tests {
             Owner::UdpMapping { id: 8, generation: 9 },
             Owner::UdpForward { id: 10, generation: 0xff_ffff },
             Owner::UdpClient { id: 3, generation: 4 },
+            Owner::Ping { id: 5, generation: 6 },
             Owner::RouterAdvertisement,
             Owner::Reassembly { port: PortId(11) },
             Owner::TftpTransfer { id: 5, generation: 6 },

@@ -27,21 +27,25 @@ use self::transfer::Transfers;
 pub use self::transfer::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
 use super::emit::{self, HOP_LIMIT, Path};
 use super::hash::Keyed;
-use super::icmp::{self, Quote, Unreachable};
+use super::icmp::{self, Quote};
 use super::neighbour::Station;
-use super::packet::Datagram;
+use super::packet::{Datagram, Packet};
 use super::policy::{Attempt, Verdict};
 use super::token::Owner;
 use super::{Context, SOLICITATION_INTERVAL, Shared, fragmentation};
 use crate::config::{Limits, Timeouts};
 use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
-use crate::host::{Event, Received, SocketId};
+use crate::host::{Event, Received, SendOptions, SocketId, Teller};
 use crate::port::{PortId, Sent};
+use crate::wire::icmp_error::{MAX_QUOTE_V6, Problem, Unreachable};
 
 /// Datagrams that one socket delivers in one turn before others get theirs.
 const TURN_DATAGRAMS: usize = 64;
 
 const MAX_CHUNKS: usize = 64;
+
+/// Datagrams with a smaller hop limit than this keep it, less one; systems begin with 64 at least.
+const EXPLICIT_HOP_LIMIT: u8 = 32;
 
 /// All UDP mappings and forwards.
 #[derive(Debug)]
@@ -100,59 +104,103 @@ impl Nat {
         cx: &mut Context<'_>,
         shared: &mut Shared,
         station: Station,
-        (guest, remote): (IpAddr, IpAddr),
+        packet: &Packet,
         datagram: &Datagram,
         frame: &Frame<'_>,
     ) {
-        let guest = SocketAddr::new(guest, datagram.source_port);
-        let remote = SocketAddr::new(remote, datagram.destination_port);
-        if let Some((socket, client)) = self.forwards.client(cx.now, station.port, guest, remote) {
-            // A client that cannot be reached is the client's matter.
-            let _ = deliver(cx, shared, socket, client, datagram, frame);
-            return;
-        }
-        if !self.transfers.is_empty()
+        let guest = SocketAddr::new(packet.source, datagram.source_port);
+        let remote = SocketAddr::new(packet.destination, datagram.destination_port);
+        let quote = || Quote::of_frame(guest.ip(), frame);
+        let way = if let Some((owner, socket, client)) = self.forwards.client(cx.now, station.port, guest, remote) {
+            (owner, socket, client)
+        } else if !self.transfers.is_empty()
             && shared.policy.is_gateway(remote.ip())
             && self.pass_to_tftp_server(cx, shared, station, (guest, remote), datagram, frame)
         {
             return;
-        }
-        match shared.policy.decide(&Attempt::udp(guest, remote)) {
-            Verdict::Host(to) => {
-                if let Some(socket) = self.mappings.socket_for(cx, shared, station, guest, to)
-                    && let Some(why) = deliver(cx, shared, socket, to, datagram, frame)
-                {
-                    icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), why);
+        } else {
+            match shared.policy.decide(&Attempt::udp(guest, remote)) {
+                Verdict::Host(to) => match self.mappings.socket_for(cx, shared, station, guest, to) {
+                    Some((owner, socket)) => (owner, socket, to),
+                    None => return,
+                },
+                Verdict::Dhcp => return shared.dhcp(cx, station, &payload(datagram, frame)),
+                Verdict::Dhcp6 => return shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
+                Verdict::Dns => return shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
+                Verdict::Tftp => return self.tftp_request(cx, shared, station, (guest, remote), payload(datagram, frame)),
+                Verdict::Unreachable => {
+                    return icmp::tell(cx, shared, station, Problem::Unreachable(Unreachable::Host), &quote());
+                }
+                Verdict::Closed => {
+                    shared.counters.drop_destination += 1;
+                    return icmp::tell(cx, shared, station, Problem::Unreachable(Unreachable::Port), &quote());
+                }
+                // Neither `Here` nor the last two are said of UDP.
+                Verdict::Forbidden | Verdict::Nowhere | Verdict::Here | Verdict::Local(_) | Verdict::Service(_) => {
+                    shared.counters.drop_destination += 1;
+                    return;
                 }
             }
-            Verdict::Dhcp => shared.dhcp(cx, station, &payload(datagram, frame)),
-            Verdict::Dhcp6 => shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
-            Verdict::Dns => shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
-            Verdict::Tftp => self.tftp_request(cx, shared, station, (guest, remote), payload(datagram, frame)),
-            Verdict::Unreachable => {
-                icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Host);
-            }
-            Verdict::Closed => {
-                shared.counters.drop_destination += 1;
-                icmp::send_unreachable(cx, shared, station, &quote(guest, remote, datagram), Unreachable::Port);
-            }
-            // Neither `Here` nor the last two are said of UDP.
-            Verdict::Forbidden | Verdict::Nowhere | Verdict::Here | Verdict::Local(_) | Verdict::Service(_) => {
-                shared.counters.drop_destination += 1;
-            }
+        };
+        let (owner, socket, to) = way;
+        let options = send_options(shared, packet);
+        let Some(error) = deliver(cx, shared, socket, to, datagram, frame, options) else { return };
+        shared.counters.drop_host_send += 1;
+        match icmp::problem_of(&error) {
+            Some(problem) => icmp::tell(cx, shared, station, problem, &quote()),
+            None => self.take_errors(cx, shared, owner, Some((station, quote()))),
         }
     }
 
     /// Takes news of a mapping's or a forward's socket.
-    pub(crate) fn host_event(&mut self, cx: &mut Context<'_>, owner: Owner, event: Event) {
-        if event.failed
-            && let Some(socket) = self.socket(owner)
-        {
-            // An ICMP error about something sent earlier. It is cleared, so that it does not end the mapping.
-            let _ = cx.host.take_error(socket);
+    pub(crate) fn host_event(&mut self, cx: &mut Context<'_>, shared: &mut Shared, owner: Owner, event: Event) {
+        if event.failed {
+            self.take_errors(cx, shared, owner, None);
         }
         if event.readable {
             self.enqueue(owner);
+        }
+    }
+
+    /// Tells guests what is wrong with their datagrams. `refused` is the one that the socket has just not taken, and who has sent it.
+    fn take_errors(&self, cx: &mut Context<'_>, shared: &mut Shared, owner: Owner, mut refused: Option<(Station, Quote)>) {
+        let Some(socket) = self.socket(owner) else { return };
+        let mut payload = [0; MAX_QUOTE_V6];
+        // While there are more, a further event follows.
+        for _ in 0..TURN_DATAGRAMS {
+            let Some(error) = cx.host.take_datagram_error(socket, &mut payload) else { return };
+            if error.teller == Teller::Socket {
+                if let Some((station, quote)) = refused.take() {
+                    icmp::tell(cx, shared, station, error.problem, &quote);
+                }
+                continue;
+            }
+            shared.counters.icmp_errors_in += 1;
+            let Some((station, guest, seen)) = self.sender(cx, shared, owner, error.destination) else {
+                shared.counters.drop_filtered += 1;
+                continue;
+            };
+            let quote = Quote::datagram(guest, seen, payload.get(..error.len).unwrap_or_default());
+            icmp::relay(cx, shared, station, &error, seen.ip(), &quote);
+        }
+    }
+
+    /// Whose datagram it was that has left a socket for `to`: the guest's station and address, and where the guest has sent it to. `None`
+    /// if no guest has sent anything there: whoever tells of an error then has made it up.
+    fn sender(&self, cx: &Context<'_>, shared: &Shared, owner: Owner, to: SocketAddr) -> Option<(Station, SocketAddr, SocketAddr)> {
+        match owner {
+            Owner::UdpMapping { id, generation } => {
+                let mapping = self.mappings.get(id, generation).filter(|mapping| mapping.has_sent_to(to.ip()))?;
+                let seen = shared.policy.as_seen_by_guest(to.ip()).filter(|ip| ip.is_ipv4() == mapping.guest.is_ipv4())?;
+                Some((mapping.station, mapping.guest, SocketAddr::new(seen, to.port())))
+            }
+            Owner::UdpForward { id, generation } => {
+                self.forwards.get(id, generation)?;
+                let (guest, port, seen) = self.forwards.guest_of_client(id, to)?;
+                let station = shared.neighbours.station(cx.now, guest.ip()).filter(|station| station.port == port)?;
+                Some((station, guest, seen))
+            }
+            _ => None,
         }
     }
 
@@ -456,7 +504,7 @@ impl Arrival<'_> {
                     let size = received.segment.map_or(received.len, usize::from).max(1);
                     let data = buffer.get(..received.len).unwrap_or_default();
                     let mut sent = Sent::Yes;
-                    if !self.fits(&Received { len: size.min(data.len()), from: seen, segment: None }) {
+                    if !self.fits(&Received { len: size.min(data.len()), from: seen, segment: None, hop_limit: None }) {
                         sent = self.send_large(cx, shared, seen, data, received.segment);
                     } else if data.is_empty() {
                         sent = self.send_one(cx, shared, seen, data);
@@ -507,12 +555,8 @@ impl Arrival<'_> {
     }
 }
 
-/// Errors that are pending on a socket are about the past; only `WouldBlock` means that nothing is there.
 fn after_error(error: &io::Error) -> Turn {
-    match error.kind() {
-        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused => Turn::More,
-        _ => Turn::Done,
-    }
+    if error.kind() == io::ErrorKind::Interrupted { Turn::More } else { Turn::Done }
 }
 
 /// Sends a datagram of our own to a guest.
@@ -549,7 +593,16 @@ fn send_in_fragments(cx: &mut Context<'_>, shared: &mut Shared, path: &Path, por
     fragmentation::send(cx, shared, path, IpProtocol::Udp, HOP_LIMIT, bytes, UDP_HEADER_LEN + size)
 }
 
-/// Hands a guest's datagram to a socket. Returns what the guest is to be told if there is no way.
+/// How a guest's datagram is sent on.
+fn send_options(shared: &Shared, packet: &Packet) -> SendOptions {
+    // We are a router. Only who looks for the way, or keeps what he sends in the neighbourhood, uses so few hops that it matters to take off
+    // one; to all others the host's own limit is as good, which needs not be told. A virtual host is at the end of the way already.
+    let goes_on = packet.hop_limit < EXPLICIT_HOP_LIMIT && !shared.policy.is_virtual_host(packet.destination);
+    let hop_limit = goes_on.then(|| packet.hop_limit.saturating_sub(1).max(1));
+    SendOptions { segment: None, hop_limit, dont_fragment: packet.dont_fragment }
+}
+
+/// Hands a guest's datagram to a socket. Returns why it could not be sent, if it is worth telling the guest.
 fn deliver(
     cx: &mut Context<'_>,
     shared: &mut Shared,
@@ -557,34 +610,26 @@ fn deliver(
     to: SocketAddr,
     datagram: &Datagram,
     frame: &Frame<'_>,
-) -> Option<Unreachable> {
+    options: SendOptions,
+) -> Option<io::Error> {
     let mut parts = [Chunk::empty(); MAX_CHUNKS];
     let count = frame.parts(datagram.payload_offset, datagram.payload_len, &mut parts);
     if parts[..count].iter().map(Chunk::len).sum::<usize>() != datagram.payload_len {
         shared.counters.drop_malformed += 1;
         return None;
     }
-    for _ in 0..2 {
-        match cx.host.send_to(socket, to, &parts[..count], datagram.segment) {
-            Ok(()) => {
-                shared.counters.udp_datagrams_out += 1;
-                return None;
-            }
-            // The error is about an earlier datagram; this one was not sent.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted) => {}
-            Err(error) => {
-                shared.counters.drop_host_send += 1;
-                return match error.raw_os_error() {
-                    Some(libc::ENETUNREACH | libc::ENETDOWN) => Some(Unreachable::Network),
-                    Some(libc::EHOSTUNREACH) => Some(Unreachable::Host),
-                    Some(libc::EACCES | libc::EPERM) => Some(Unreachable::Prohibited),
-                    _ => None,
-                };
-            }
+    let options = SendOptions { segment: datagram.segment, ..options };
+    match cx.host.send_to(socket, to, &parts[..count], options) {
+        Ok(()) => {
+            shared.counters.udp_datagrams_out += 1;
+            None
         }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            shared.counters.drop_host_send += 1;
+            None
+        }
+        Err(error) => Some(error),
     }
-    shared.counters.drop_host_send += 1;
-    None
 }
 
 fn payload(datagram: &Datagram, frame: &Frame<'_>) -> Vec<u8> {
@@ -592,13 +637,4 @@ fn payload(datagram: &Datagram, frame: &Frame<'_>) -> Vec<u8> {
     let len = frame.copy_to(datagram.payload_offset, &mut bytes);
     bytes.truncate(len);
     bytes
-}
-
-fn quote(guest: SocketAddr, remote: SocketAddr, datagram: &Datagram) -> Quote {
-    let mut transport = [0; 8];
-    transport[..2].copy_from_slice(&guest.port().to_be_bytes());
-    transport[2..4].copy_from_slice(&remote.port().to_be_bytes());
-    let len = u16::try_from(UDP_HEADER_LEN + datagram.payload_len).unwrap_or(u16::MAX);
-    transport[4..6].copy_from_slice(&len.to_be_bytes());
-    Quote { guest: guest.ip(), remote: remote.ip(), protocol: IpProtocol::Udp, transport }
 }

@@ -7,6 +7,7 @@
 mod chaos;
 mod closing;
 mod download;
+mod errors;
 mod forwards;
 mod found;
 mod fragments;
@@ -17,6 +18,7 @@ mod leaving;
 mod limits;
 mod neighbours;
 mod opening;
+mod ping;
 mod review;
 mod sequence;
 mod services;

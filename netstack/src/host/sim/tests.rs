@@ -197,13 +197,19 @@ fn datagrams_are_cut_recorded_and_echoed() {
     let mut host = SimHost::new(1);
     let (socket, local) = host.bind_datagram("0.0.0.0:0".parse().unwrap(), None, Token(1)).unwrap();
     host.serve_udp(SERVER, UdpServer::Echo);
-    host.send_to(socket, SERVER, &[Chunk::from(&b"abc"[..]), Chunk::from(&b"de"[..])], Some(2)).unwrap();
+    host.send_to(
+        socket,
+        SERVER,
+        &[Chunk::from(&b"abc"[..]), Chunk::from(&b"de"[..])],
+        SendOptions { segment: Some(2), ..SendOptions::default() },
+    )
+    .unwrap();
     let sent: Vec<&[u8]> = host.sent_datagrams().iter().map(|datagram| &datagram.payload[..]).collect();
     assert_eq!(sent, [&b"ab"[..], b"cd", b"e"]);
     assert_eq!(events(&mut host).len(), 1);
     let mut bytes = [0; 10];
     let received = host.receive_from(socket, &mut [ChunkMut::from(&mut bytes[..])]).unwrap();
-    assert_eq!(received, Received { len: 2, from: SERVER, segment: None });
+    assert_eq!(received, Received { len: 2, from: SERVER, segment: None, hop_limit: None });
     let to = SocketAddr::new(HOST_V4.into(), local.port());
     assert!(host.inject_udp_segments(to, SERVER, b"112233", 2));
     assert!(!host.inject_udp("192.0.2.1:9".parse().unwrap(), SERVER, b"nobody is there"));

@@ -9,8 +9,8 @@ use etherparse::{IpNumber, Ipv6FragmentHeaderSlice, Ipv6RawExtHeaderSlice};
 use smoltcp::wire::{IPV6_HEADER_LEN, Ipv6OptionFailureType, Ipv6OptionType};
 
 use super::Unreadable;
+use crate::stack::icmp::ParameterProblem;
 use crate::stack::reassembly::FRAGMENT_HEADER;
-use crate::stack::report::ParameterProblem;
 
 /// The most headers in a chain.
 const MAX_CHAIN: usize = 8;

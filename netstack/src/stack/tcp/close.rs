@@ -7,10 +7,11 @@ use super::open::quote;
 use super::transmit::Parting;
 use super::{Relay, transmit};
 use crate::port::Sent;
-use crate::stack::icmp::{self, Unreachable};
+use crate::stack::icmp;
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
 use crate::time::{Duration, Instant};
+use crate::wire::icmp_error::{Problem, Unreachable};
 
 /// How long TIME-WAIT lasts. Twice the lifetime of a segment (RFC 9293 section 3.6.1), which on a link that does not leave the machine is
 /// short; and a guest that is in a hurry may use the port again at once (RFC 6191).
@@ -179,7 +180,7 @@ impl Relay {
             Phase::Connecting => {
                 shared.counters.tcp_connect_failed += 1;
                 self.drop_flow(cx, id, Ending::Close);
-                icmp::send_unreachable(cx, shared, station, &quote(&key, irs), Unreachable::Host);
+                icmp::tell(cx, shared, station, Problem::Unreachable(Unreachable::Host), &quote(&key, irs));
             }
             Phase::Open if !half => self.ask(cx, shared, id),
             Phase::SynReceived | Phase::SynSent | Phase::Open => {

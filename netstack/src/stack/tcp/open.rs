@@ -20,12 +20,13 @@ use super::{Listener, Relay, send_reset};
 use crate::addr::MacAddr;
 use crate::host::{SocketId, StreamService, Token};
 use crate::port::PortId;
-use crate::stack::icmp::{self, Quote, Unreachable};
+use crate::stack::icmp::{self, Quote};
 use crate::stack::neighbour::Station;
 use crate::stack::policy::{Attempt, Verdict};
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
 use crate::time::{Duration, Instant};
+use crate::wire::icmp_error::{Problem, Unreachable};
 
 /// Clients of a forward that are accepted in one go, so that those who connect without end do not keep the engine from all else.
 const ACCEPTS: usize = 64;
@@ -65,7 +66,7 @@ impl Relay {
             }
             Verdict::Unreachable => {
                 shared.counters.tcp_connect_failed += 1;
-                icmp::send_unreachable(cx, shared, station, &quote(&key, segment.seq), Unreachable::Host);
+                icmp::tell(cx, shared, station, Problem::Unreachable(Unreachable::Host), &quote(&key, segment.seq));
             }
             Verdict::Nowhere => shared.counters.drop_destination += 1,
         }
@@ -177,7 +178,7 @@ impl Relay {
         match Refusal::of(error) {
             Refusal::Unreachable(why) => {
                 shared.counters.tcp_connect_failed += 1;
-                icmp::send_unreachable(cx, shared, station, &quote(&key, irs), why);
+                icmp::tell(cx, shared, station, Problem::Unreachable(why), &quote(&key, irs));
             }
             refusal => {
                 let counters = &mut shared.counters;
@@ -409,7 +410,7 @@ pub(super) fn quote(key: &FlowKey, seq: Seq) -> Quote {
     transport[..2].copy_from_slice(&key.guest.port().to_be_bytes());
     transport[2..4].copy_from_slice(&key.remote.port().to_be_bytes());
     transport[4..].copy_from_slice(&seq.0.to_be_bytes());
-    Quote { guest: key.guest.ip(), remote: key.remote.ip(), protocol: smoltcp::wire::IpProtocol::Tcp, transport }
+    Quote::rebuilt(key.guest.ip(), key.remote.ip(), smoltcp::wire::IpProtocol::Tcp, &transport)
 }
 
 impl Flow {

@@ -113,20 +113,28 @@ impl Forwards {
         self.forwards.len()
     }
 
-    /// The socket and the real address of the client that the guest at `guest`, behind `port`, sees as `seen`.
+    /// The forward, its socket, and the real address of the client that the guest at `guest`, behind `port`, sees as `seen`.
     pub(super) fn client(
         &mut self,
         now: Instant,
         port: PortId,
         guest: SocketAddr,
         seen: SocketAddr,
-    ) -> Option<(SocketId, SocketAddr)> {
+    ) -> Option<(Owner, SocketId, SocketAddr)> {
         if self.by_guest.is_empty() {
             return None;
         }
         let client = self.clients.get_mut(*self.by_guest.get(&(guest, seen))? as usize).filter(|client| client.port == port)?;
         client.used = now;
-        Some((self.forwards.get(client.forward as usize)?.socket, client.real))
+        let (id, real) = (client.forward, client.real);
+        let forward = self.forwards.get(id as usize)?;
+        Some((Owner::UdpForward { id, generation: forward.generation }, forward.socket, real))
+    }
+
+    /// The guest of a forward, the port behind which it was last, and how it sees the client at `real`.
+    pub(super) fn guest_of_client(&self, forward: u32, real: SocketAddr) -> Option<(SocketAddr, PortId, SocketAddr)> {
+        let client = self.clients.get(*self.by_client.get(&(forward, real))? as usize)?;
+        Some((client.guest, client.port, client.seen))
     }
 
     /// How the guest of a forward, behind `port`, sees the client at `real`. `None` if there are too many clients, or no address to show.

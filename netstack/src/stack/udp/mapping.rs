@@ -3,7 +3,7 @@
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::config::{Limits, Timeouts};
@@ -11,6 +11,7 @@ use crate::host::SocketId;
 use crate::port::PortId;
 use crate::stack::hash::Keyed;
 use crate::stack::neighbour::Station;
+use crate::stack::peers::Peers;
 use crate::stack::token::Owner;
 use crate::stack::{Context, Shared};
 use crate::time::{Duration, Instant};
@@ -38,10 +39,7 @@ pub(super) struct Mapping {
     pub(super) station: Station,
     pub(super) socket: SocketId,
     generation: u32,
-    /// The host sent to last; nearly always the only one.
-    latest: IpAddr,
-    /// All hosts sent to, once there are several, and when.
-    peers: Option<Box<HashMap<IpAddr, Instant, Keyed>>>,
+    peers: Peers,
     used: Instant,
     only_dns: bool,
     /// It is on the list of sockets that are ready, or of those that are blocked.
@@ -51,25 +49,7 @@ pub(super) struct Mapping {
 impl Mapping {
     /// Whether the guest has sent to this host through the mapping.
     pub(super) fn has_sent_to(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.latest == ip || self.peers.as_ref().is_some_and(|peers| peers.contains_key(&ip))
-    }
-
-    fn note_peer(&mut self, now: Instant, ip: IpAddr, limit: usize, hash: Keyed) {
-        if self.latest == ip && self.peers.is_none() {
-            return;
-        }
-        let peers = self.peers.get_or_insert_with(|| {
-            let mut peers = HashMap::with_hasher(hash);
-            peers.insert(self.latest, now);
-            Box::new(peers)
-        });
-        if peers.len() >= limit.max(1) && !peers.contains_key(&ip) {
-            let oldest = peers.iter().min_by_key(|(_, used)| **used).map(|(ip, _)| *ip);
-            oldest.map(|ip| peers.remove(&ip));
-        }
-        peers.insert(ip, now);
-        self.latest = ip;
+        self.peers.contains(ip)
     }
 }
 
@@ -99,7 +79,7 @@ impl Mappings {
         self.mappings.get_mut(id as usize).filter(|mapping| mapping.generation == generation)
     }
 
-    /// The socket through which this guest sends to `to`; made if there is none yet and the limits allow it.
+    /// The mapping through which this guest sends to `to`, and its socket; made if there is none yet and the limits allow it.
     pub(super) fn socket_for(
         &mut self,
         cx: &mut Context<'_>,
@@ -107,7 +87,7 @@ impl Mappings {
         station: Station,
         guest: SocketAddr,
         to: SocketAddr,
-    ) -> Option<SocketId> {
+    ) -> Option<(Owner, SocketId)> {
         let id = match self.find(station.port, guest) {
             Some(id) => id,
             None => self.insert(cx, shared, station, guest, to)?,
@@ -117,8 +97,8 @@ impl Mappings {
         mapping.station = station;
         mapping.used = cx.now;
         mapping.only_dns &= to.port() == DNS_PORT;
-        mapping.note_peer(cx.now, to.ip(), peers, hash);
-        Some(mapping.socket)
+        mapping.peers.note(cx.now, to.ip(), peers, hash);
+        Some((Owner::UdpMapping { id, generation: mapping.generation }, mapping.socket))
     }
 
     /// The mapping of a guest's address behind this port: a guest behind another one that uses the same address has its own.
@@ -157,8 +137,7 @@ impl Mappings {
             station,
             socket,
             generation,
-            latest: to.ip(),
-            peers: None,
+            peers: Peers::new(to.ip()),
             used: cx.now,
             only_dns,
             queued: false,

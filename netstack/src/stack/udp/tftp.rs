@@ -7,6 +7,7 @@ use smoltcp::wire::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN};
 use super::transfer::{CHECK, TftpAnswer, TftpRefusal, Transfer, TransferId};
 use super::{Nat, Turn, after_error, deliver, send_datagram};
 use crate::frame::{Chunk, ChunkMut, Frame, MAX_FRAME};
+use crate::host::SendOptions;
 use crate::stack::emit::Path;
 use crate::stack::neighbour::Station;
 use crate::stack::packet::Datagram;
@@ -52,7 +53,7 @@ impl Nat {
         if tftp.ends(&start[..len]) {
             self.transfers.remove(cx, id);
         } else {
-            let _ = deliver(cx, shared, socket, peer, datagram, frame);
+            let _ = deliver(cx, shared, socket, peer, datagram, frame, SendOptions::default());
         }
         true
     }
@@ -76,7 +77,7 @@ impl Nat {
                         transfer.socket,
                         transfer.opening.server,
                         &[Chunk::from(&transfer.opening.datagram[..])],
-                        None,
+                        SendOptions::default(),
                     );
                 }
                 return;
@@ -130,7 +131,7 @@ impl Nat {
             return tftp.end(service);
         };
         let Some(opening) = tftp.start(service, client, room) else { return cx.host.close(socket) };
-        let _ = cx.host.send_to(socket, opening.server, &[Chunk::from(&opening.datagram[..])], None);
+        let _ = cx.host.send_to(socket, opening.server, &[Chunk::from(&opening.datagram[..])], SendOptions::default());
         self.transfers.insert(Transfer {
             guest,
             station,
@@ -175,7 +176,8 @@ impl Nat {
                     TftpAnswer::Stranger => shared.counters.drop_filtered += 1,
                     TftpAnswer::ToGuest(message) => to_guest(cx, port, &message),
                     TftpAnswer::ToServer(message) => {
-                        let _ = cx.host.send_to(transfer.socket, received.from, &[Chunk::from(&message[..])], None);
+                        let _ =
+                            cx.host.send_to(transfer.socket, received.from, &[Chunk::from(&message[..])], SendOptions::default());
                     }
                     TftpAnswer::Data => {
                         transfer.has_data = true;
