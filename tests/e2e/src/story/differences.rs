@@ -180,10 +180,16 @@ pub const KNOWN: &[Known] = &[
         why: "a host that is there and has no such port says so; that its network cannot be reached is not true",
     },
     Known {
-        what: "answer of a closed port: told",
-        libslirp: "ICMP type 3 code 3",
-        slipway: "nothing",
-        why: "not better: errors of the host's datagram sockets are not told yet. libslirp's comes from 127.0.0.1, which guests drop",
+        what: "answer of a closed port: from",
+        libslirp: "127.0.0.1",
+        slipway: "10.0.2.2",
+        why: "the error comes from where the guest has sent its datagram to; guests drop what comes from a loopback address",
+    },
+    Known {
+        what: "answer of a closed port: hop limit",
+        libslirp: "255",
+        slipway: "64",
+        why: "as of echo replies above",
     },
     Known {
         what: "answer to what makes no sense: told",
