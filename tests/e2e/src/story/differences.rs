@@ -185,12 +185,7 @@ pub const KNOWN: &[Known] = &[
         slipway: "10.0.2.2",
         why: "the error comes from where the guest has sent its datagram to; guests drop what comes from a loopback address",
     },
-    Known {
-        what: "answer of a closed port: hop limit",
-        libslirp: "255",
-        slipway: "64",
-        why: "as of echo replies above",
-    },
+    Known { what: "answer of a closed port: hop limit", libslirp: "255", slipway: "64", why: "as of echo replies above" },
     Known {
         what: "answer to what makes no sense: told",
         libslirp: "ICMP type 1 code 0",
