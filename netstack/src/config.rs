@@ -7,7 +7,7 @@ mod forward;
 mod guest_forward;
 pub mod qemu;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -104,12 +104,23 @@ pub struct Ipv6Config {
     pub gateway: Ipv6Addr,
     /// The DNS server. fec0::3.
     pub dns: Ipv6Addr,
+    /// The first address that DHCPv6 leases. fec0::15.
+    pub dhcp_start: Ipv6Addr,
+    /// Whether guests are told to ask DHCPv6 for an address, beside the one that they make for themselves (the M flag of RFC 4861
+    /// section 4.2). The server answers those that ask in either case.
+    pub managed: bool,
 }
 
 impl Default for Ipv6Config {
     fn default() -> Self {
         let address = |last| Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, last);
-        Self { prefix: Ipv6Net::new_assert(address(0), 64), gateway: address(2), dns: address(3) }
+        Self {
+            prefix: Ipv6Net::new_assert(address(0), 64),
+            gateway: address(2),
+            dns: address(3),
+            dhcp_start: address(0x15),
+            managed: true,
+        }
     }
 }
 
@@ -122,8 +133,8 @@ pub struct DhcpConfig {
     pub domain_name: Option<String>,
     /// The domains to search, option 119 (RFC 3397) and DNSSL.
     pub search: Vec<String>,
-    /// Time servers, option 42.
-    pub ntp: Vec<Ipv4Addr>,
+    /// Time servers, option 42 and, of IPv6, options 31 and 56 of DHCPv6.
+    pub ntp: Vec<IpAddr>,
     /// The server to boot from, option 66.
     pub tftp_server_name: Option<String>,
     /// The file to boot, option 67 and the `file` field.

@@ -363,6 +363,7 @@ impl Engine {
             Command::Forwards(reply) => drop(reply.send(self.forwards.list())),
             Command::Flows(reply) => drop(reply.send(self.stack.flows().collect())),
             Command::Leases(reply) => drop(reply.send(self.gateway.leases(self.now))),
+            Command::Leases6(reply) => drop(reply.send(self.gateway.leases6())),
             Command::StartCapture { opened, reply } => self.start_capture(*opened, reply),
             Command::StopCapture { id, reply } => drop(reply.send(self.switch.recorder().stop(id))),
             Command::Captures(reply) => drop(reply.send(self.switch.recorder().list())),

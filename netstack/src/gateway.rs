@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod dns;
 pub mod files;
 pub(crate) mod guest_forward;

@@ -60,7 +60,8 @@ use self::packet::{
 };
 use self::ping::Pings;
 use self::pmtu::TooBig;
-use self::policy::{Attempt, LINK_LOCAL_GATEWAY, Policy, Verdict};
+pub(crate) use self::policy::LINK_LOCAL_GATEWAY;
+use self::policy::{Attempt, Policy, Verdict};
 use self::reassembly::{Fragment, Reassembly};
 pub use self::tcp::FlowInfo;
 use self::tcp::Relay;
@@ -98,8 +99,9 @@ pub trait Services: fmt::Debug {
     /// A guest's message to the DHCP server, from the card at `from`. Returns what to answer, if anything.
     fn dhcp(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<DhcpReply>;
 
-    /// A guest's message to the DHCPv6 server, from the card at `from`. Returns what to answer, if anything.
-    fn dhcp6(&mut self, now: Instant, from: MacAddr, message: &[u8]) -> Option<Vec<u8>>;
+    /// A guest's message to the DHCPv6 server, from the card at `from`, to a group or to the server's own address. Returns what to
+    /// answer, if anything.
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, multicast: bool, message: &[u8]) -> Option<Vec<u8>>;
 
     /// A guest's question to the DNS server over UDP. The answer comes later, by [`Stack::send_dns`]. Returns whether it was taken.
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool;
@@ -411,8 +413,10 @@ impl Stack {
         message.clear();
         message.resize(len, 0);
         frame.copy_to(offset, &mut message);
-        let discovery = message.first().is_some_and(|kind| ndp::is_discovery(Icmpv6Message::from(*kind)));
-        if packet.destination.is_ipv6() && discovery {
+        let kind = message.first().map_or(0, |kind| *kind);
+        if packet.destination.is_ipv6() && MULTICAST_LISTENERS.contains(&kind) {
+            // Which groups guests listen to is for routers of groups (RFC 3810). Every kernel says it, and nobody here has to know.
+        } else if packet.destination.is_ipv6() && ndp::is_discovery(Icmpv6Message::from(kind)) {
             let told = ndp::input(cx, &mut self.shared, station, packet, &message);
             self.learn(cx.now, told, station);
         } else if packet.source.is_unspecified() {
@@ -591,6 +595,9 @@ impl Stack {
     }
 }
 
+/// Messages of multicast listener discovery: query, report, done, and the report of its second version (RFC 2710, RFC 3810).
+const MULTICAST_LISTENERS: [u8; 4] = [130, 131, 132, 143];
+
 const DHCP_SERVER_PORT: u16 = 67;
 
 /// RFC 8415 section 7.2.
@@ -636,8 +643,8 @@ impl Shared {
     }
 
     /// The answer goes to the address that asked, which is one of the link, and comes from the gateway's (RFC 8415 section 18.3.10).
-    fn dhcp6(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, message: &[u8]) {
-        let Some(reply) = cx.services.dhcp6(cx.now, station.mac, message) else {
+    fn dhcp6(&mut self, cx: &mut Context<'_>, station: Station, guest: SocketAddr, server: SocketAddr, message: &[u8]) {
+        let Some(reply) = cx.services.dhcp6(cx.now, station.mac, server.ip().is_multicast(), message) else {
             self.counters.dhcp6_refused += 1;
             return;
         };

@@ -38,9 +38,12 @@ Network
   dns=ADDR                     the DNS server [net + 3]
   dhcpstart=ADDR               the first address that DHCP leases [net + 15]
   ip=ADDR                      old form of net=ADDR/24
-  ipv6-net=ADDR[/LEN]          IPv6 prefix [fec0::/64]; also ipv6-prefix=ADDR, ipv6-prefixlen=LEN
+  ipv6-net=ADDR[/LEN]          IPv6 prefix [fec0::/64, of a kind out of use: better one of your own from fd00::/8]; also
+                               ipv6-prefix=ADDR, ipv6-prefixlen=LEN. With other than 64 bits guests need DHCPv6
   ipv6-host=ADDR               the gateway [prefix::2]
   ipv6-dns=ADDR                the DNS server [prefix::3]
+  ipv6-dhcpstart=ADDR          the first address that DHCPv6 leases [prefix::15] *
+  ipv6-managed=on|off          tell guests to ask DHCPv6 for an address, beside their own [on] *
   mtu=BYTES                    largest IP packet: 68 to 65520, at least 1280 with IPv6 [1500] *
   restrict=on|off              keep guests from everything but the virtual hosts and forwards [off]
   host-loopback=on|off         whether the gateway leads to the host's loopback [on] *
@@ -83,7 +86,7 @@ Others
   * not in QEMU";
 
 /// The names that a mistyped one is compared with.
-const NAMES: [&str; 34] = [
+const NAMES: [&str; 36] = [
     "bootfile",
     "disable-host-loopback",
     "dhcpstart",
@@ -101,8 +104,10 @@ const NAMES: [&str; 34] = [
     "ip",
     "ipv4",
     "ipv6",
+    "ipv6-dhcpstart",
     "ipv6-dns",
     "ipv6-host",
+    "ipv6-managed",
     "ipv6-net",
     "ipv6-prefix",
     "ipv6-prefixlen",
@@ -289,7 +294,7 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "tftp-server-name" => dhcp.tftp_server_name = Some(given.short("tftp-server-name", "10.0.2.2", 255)?),
         "tftp" => config.boot.tftp_root = Some(given.text("tftp", "/srv/tftp")?.into()),
         "bootfile" => dhcp.bootfile = Some(given.short("bootfile", "pxelinux.0", 255)?),
-        "ntp" => dhcp.ntp.push(given.parsed("ntp", "an IPv4 address, the only kind that DHCPv4 can tell", "10.0.2.2")?),
+        "ntp" => dhcp.ntp.push(given.parsed("ntp", "an IP address", "10.0.2.2")?),
         "lease-time" => dhcp.lease_time = lease_time(given)?,
         "lease" => dhcp.static_leases.push(lease(given)?),
         "dns-server" => config.dns.servers.push(dns_server(given)?),

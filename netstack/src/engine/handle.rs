@@ -8,6 +8,7 @@ use super::{BoundForward, ForwardId, ForwardRefused};
 use crate::capture::{CaptureError, CaptureId, CaptureInfo, Ending, Opened};
 use crate::config::HostForward;
 use crate::gateway::dhcp::Lease;
+use crate::gateway::dhcp6;
 use crate::port::{Port, PortId};
 use crate::stack::{Counters, FlowInfo};
 
@@ -47,6 +48,7 @@ pub(super) enum Command {
     Forwards(oneshot::Sender<Vec<BoundForward>>),
     Flows(oneshot::Sender<Vec<FlowInfo>>),
     Leases(oneshot::Sender<Vec<Lease>>),
+    Leases6(oneshot::Sender<Vec<dhcp6::Lease>>),
     StartCapture { opened: Box<Opened>, reply: oneshot::Sender<Result<CaptureId, CaptureError>> },
     StopCapture { id: CaptureId, reply: oneshot::Sender<Option<Ending>> },
     Captures(oneshot::Sender<Vec<CaptureInfo>>),
@@ -101,6 +103,15 @@ impl Handle {
     /// When the engine has ended.
     pub async fn leases(&self) -> Result<Vec<Lease>, EngineGone> {
         self.ask(Command::Leases).await
+    }
+
+    /// All DHCPv6 leases.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn leases6(&self) -> Result<Vec<dhcp6::Lease>, EngineGone> {
+        self.ask(Command::Leases6).await
     }
 
     /// Ends the engine. Returns at once; all that is still open is closed by the task in which the engine runs.

@@ -1,7 +1,7 @@
 //! Joins the stack to the services at the virtual addresses.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -12,6 +12,7 @@ use crate::addr::MacAddr;
 use crate::config::Config;
 use crate::gateway::command::Commands;
 use crate::gateway::dhcp::{DhcpServer, Lease};
+use crate::gateway::dhcp6::{self, Dhcp6Server};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
 use crate::gateway::tftp::Tftp;
 use crate::host::StreamService;
@@ -24,6 +25,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(super) struct Gateway {
     dhcp: Option<DhcpServer>,
+    dhcp6: Option<Dhcp6Server>,
     dns: DnsHandle,
     names: Arc<Names>,
     /// The DNS server's addresses: IPv4, IPv6.
@@ -59,7 +61,8 @@ impl Gateway {
             StreamService::GuestForward(number) => forwards.open(number, guest),
             StreamService::Smb(port) => forwards.open_smb(port, guest),
         });
-        Ok((Self { dhcp: DhcpServer::new(config), dns, names, servers, commands, tftp }, answers, connector))
+        let (dhcp, dhcp6) = (DhcpServer::new(config), Dhcp6Server::new(config));
+        Ok((Self { dhcp, dhcp6, dns, names, servers, commands, tftp }, answers, connector))
     }
 
     /// Ends what runs for guests, and waits until it has ended.
@@ -74,11 +77,25 @@ impl Gateway {
         self.dhcp.iter().flat_map(|dhcp| dhcp.leases(now)).cloned().collect()
     }
 
+    /// All leases of DHCPv6.
+    pub(super) fn leases6(&self) -> Vec<dhcp6::Lease> {
+        self.dhcp6.iter().flat_map(Dhcp6Server::leases).cloned().collect()
+    }
+
     /// Where an answer of the DNS service goes.
     pub(super) fn way_back(&self, answer: &Response) -> Option<DnsWayBack> {
         let (port, mac) = unpack(answer.tag);
         let server = SocketAddr::new(self.servers[usize::from(!answer.guest.is_ipv4())]?, DNS_PORT);
         Some(DnsWayBack { port, mac, guest: answer.guest, server })
+    }
+
+    /// The same for an address of DHCPv6.
+    fn publish_name6(&self, now: Instant, address: Ipv6Addr) {
+        let lease = self.dhcp6.as_ref().and_then(|dhcp6| dhcp6.lease_of(address)).filter(|lease| lease.is_in_force(now));
+        match lease.and_then(|lease| Some((lease, lease.hostname.as_ref()?))) {
+            Some((lease, name)) => drop(self.names.set(name, address.into(), lease.expires.since(now))),
+            None => self.names.remove(address.into()),
+        }
     }
 
     /// Has DNS know the name of the guest that has this address now, or that nobody has it.
@@ -110,8 +127,20 @@ impl Services for Gateway {
         }
     }
 
-    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
-        None
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, multicast: bool, message: &[u8]) -> Option<Vec<u8>> {
+        let mut reply = Vec::new();
+        match self.dhcp6.as_mut()?.handle(now, from, multicast, message, &mut reply) {
+            Ok(touched) => {
+                for address in touched {
+                    self.publish_name6(now, address);
+                }
+                Some(reply)
+            }
+            Err(why) => {
+                tracing::debug!(%from, %why, "DHCPv6 message refused");
+                None
+            }
+        }
     }
 
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {

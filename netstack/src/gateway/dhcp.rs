@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::time::{Duration, Instant};
 
 pub use leases::{ClientId, Lease, LeaseState};
+pub(super) use request::host_label;
 
 use leases::Leases;
 use reply::{Parameters, Reply};

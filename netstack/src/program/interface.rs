@@ -14,9 +14,6 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use crate::program::failure::Failure;
 
-/// The last part of the IPv6 address that we give, after the prefix: the same digits as in 10.0.2.15.
-const IPV6_HOST: u128 = 0x15;
-
 /// Where the kernel's IPv6 settings of each interface are, of the namespace of whoever looks.
 const IPV6_SETTINGS: &str = "/proc/sys/net/ipv6/conf";
 
@@ -36,10 +33,10 @@ impl Addresses {
             let address = Ipv4Net::new(ipv4.dhcp_start, ipv4.net.prefix_len()).ok()?;
             Some((address, ipv4.gateway))
         });
-        let ipv6 = config.ipv6.as_ref().and_then(|ipv6| {
-            let address = Ipv6Addr::from_bits(ipv6.prefix.network().to_bits() | IPV6_HOST);
-            Some((Ipv6Net::new(address, ipv6.prefix.prefix_len()).ok()?, ipv6.gateway))
-        });
+        let ipv6 = config
+            .ipv6
+            .as_ref()
+            .and_then(|ipv6| Some((Ipv6Net::new(ipv6.dhcp_start, ipv6.prefix.prefix_len()).ok()?, ipv6.gateway)));
         Self { ipv4, ipv6 }
     }
 }

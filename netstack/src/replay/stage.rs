@@ -12,6 +12,7 @@ use crate::addr::MacAddr;
 use crate::config::{Config, HostForward, Protocol};
 use crate::frame::{Chunk, ChunkMut, Frame, FrameMeta, FrameMut, MAX_FRAME, Offloads};
 use crate::gateway::dhcp::DhcpServer;
+use crate::gateway::dhcp6::Dhcp6Server;
 use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::port::{Egress, Halves, Ingress, PortId, Sent};
@@ -58,6 +59,7 @@ pub(super) struct Stage {
 #[derive(Debug)]
 struct VirtualServices {
     dhcp: Option<DhcpServer>,
+    dhcp6: Option<Dhcp6Server>,
     questions: Vec<Question>,
     refuses: bool,
 }
@@ -69,8 +71,10 @@ impl Services for VirtualServices {
         Some(DhcpReply { to: answer.to, mac: answer.mac, port: answer.port, message: reply })
     }
 
-    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
-        None
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, multicast: bool, message: &[u8]) -> Option<Vec<u8>> {
+        let mut reply = Vec::new();
+        self.dhcp6.as_mut()?.handle(now, from, multicast, message, &mut reply).ok()?;
+        Some(reply)
     }
 
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
@@ -103,7 +107,12 @@ impl Stage {
             let listen = Listen::Port(forward.protocol, forward.host, None);
             forward.host = stack.forward(&mut host, listen, forward.guest)?.1.unwrap_or(forward.host);
         }
-        let services = VirtualServices { dhcp: DhcpServer::new(config), questions: Vec::new(), refuses: false };
+        let services = VirtualServices {
+            dhcp: DhcpServer::new(config),
+            dhcp6: Dhcp6Server::new(config),
+            questions: Vec::new(),
+            refuses: false,
+        };
         let mut stage = Self {
             host,
             now: Instant::ZERO,

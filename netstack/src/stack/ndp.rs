@@ -60,7 +60,7 @@ pub(crate) fn input(
     }
     match discovery {
         NdiscRepr::RouterSolicit { .. } => {
-            advertise_router(cx, shared, station.port);
+            answer_solicitation(cx, shared, station, source);
             told(shared, source)
         }
         NdiscRepr::NeighborSolicit { target_addr, .. } => {
@@ -112,21 +112,32 @@ pub(crate) fn solicit(cx: &mut Context<'_>, shared: &mut Shared, ip: Ipv6Addr) {
     }
 }
 
+/// Tells a station that has asked of the router and the prefix, and nobody else: so there is no need to hold back what others would hear
+/// too often (RFC 4861 section 6.2.6, RFC 7772 section 5.1). One that has no address yet is found by its card (RFC 6085).
+fn answer_solicitation(cx: &mut Context<'_>, shared: &mut Shared, station: Station, asker: Ipv6Addr) {
+    let to = if asker.is_unspecified() { ALL_NODES } else { asker };
+    send_advertisement(cx, shared, station, to);
+}
+
 /// Tells the stations behind a port of the router and the prefix.
 pub(crate) fn advertise_router(cx: &mut Context<'_>, shared: &mut Shared, port: PortId) {
-    let to = ALL_NODES;
+    send_advertisement(cx, shared, Station { port, mac: MacAddr::of_ipv6_multicast(ALL_NODES) }, ALL_NODES);
+}
+
+fn send_advertisement(cx: &mut Context<'_>, shared: &mut Shared, station: Station, to: Ipv6Addr) {
     let Some(config) = shared.ipv6.clone() else { return };
     let mac = MacAddr::of_virtual_host(LINK_LOCAL_GATEWAY.into());
     let message = RouterAdvertisement {
         router: mac,
         prefix: config.prefix,
-        mtu: cx.link.mtu(port).min(shared.mtu),
+        managed: config.managed && !shared.restrict,
+        other: !shared.restrict,
+        mtu: cx.link.mtu(station.port).min(shared.mtu),
         lifetime: if shared.restrict { Duration::ZERO } else { ROUTER_LIFETIME },
         dns: (!shared.restrict).then_some(config.dns),
         search: &shared.search,
     }
     .emit(LINK_LOCAL_GATEWAY, to);
-    let station = Station { port, mac: MacAddr::of_ipv6_multicast(to) };
     let path = Path { station, router: mac, source: LINK_LOCAL_GATEWAY.into(), destination: to.into() };
     emit::send_message(cx, shared, &path, IpProtocol::Icmpv6, HOP_LIMIT, &message);
 }

@@ -172,7 +172,7 @@ impl Policy {
                 (v4.is_broadcast() || self.is_directed_broadcast(ip) || self.is_gateway(ip)).then_some(Verdict::Dhcp)
             }
             // A restricted guest of libslirp's gets no answer over IPv6, and has an address without (SLAAC).
-            (IpAddr::V6(v6), DHCP6_PORT) if DHCP6_GROUPS.contains(&v6) => {
+            (ip @ IpAddr::V6(v6), DHCP6_PORT) if DHCP6_GROUPS.contains(&v6) || self.is_gateway(ip) => {
                 Some(if self.restrict { Verdict::Forbidden } else { Verdict::Dhcp6 })
             }
             _ => None,
@@ -383,10 +383,11 @@ mod tests {
     }
 
     #[test]
-    fn dhcpv6_is_asked_by_its_groups_alone() {
+    fn dhcpv6_is_asked_by_its_groups_and_at_the_gateway() {
         let policy = Policy::new(&Config::default());
         assert_eq!(udp(&policy, "[ff02::1:2]:547"), Verdict::Dhcp6);
         assert_eq!(udp(&policy, "[ff05::1:3]:547"), Verdict::Dhcp6);
+        assert_eq!(udp(&policy, "[fe80::2]:547"), Verdict::Dhcp6);
         assert_eq!(tcp(&policy, "[ff02::1:2]:547"), Verdict::Nowhere);
         assert_eq!(udp(&policy, "[ff02::1:2]:546"), Verdict::Nowhere);
         assert_eq!(udp(&policy, "[ff02::1]:547"), Verdict::Nowhere);

@@ -125,7 +125,7 @@ impl Nat {
                     None => return,
                 },
                 Verdict::Dhcp => return shared.dhcp(cx, station, &payload(datagram, frame)),
-                Verdict::Dhcp6 => return shared.dhcp6(cx, station, guest, &payload(datagram, frame)),
+                Verdict::Dhcp6 => return shared.dhcp6(cx, station, guest, remote, &payload(datagram, frame)),
                 Verdict::Dns => return shared.dns(cx, station, guest, remote, &payload(datagram, frame)),
                 Verdict::Tftp => return self.tftp_request(cx, shared, station, (guest, remote), payload(datagram, frame)),
                 Verdict::Unreachable => {

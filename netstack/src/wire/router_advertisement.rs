@@ -9,6 +9,7 @@ use smoltcp::wire::{
 };
 
 use crate::addr::MacAddr;
+use crate::wire::domain_names;
 
 /// Option type of the recursive DNS server option (RFC 8106 section 5.1).
 const RDNSS: u8 = 25;
@@ -20,6 +21,10 @@ const DNSSL: u8 = 31;
 pub(crate) struct RouterAdvertisement<'a> {
     pub(crate) router: MacAddr,
     pub(crate) prefix: Ipv6Net,
+    /// Whether DHCPv6 has addresses.
+    pub(crate) managed: bool,
+    /// Whether DHCPv6 can tell more than what is said here.
+    pub(crate) other: bool,
     pub(crate) mtu: u16,
     /// Time for which hosts may use this router by default; zero if it is no way out.
     pub(crate) lifetime: Duration,
@@ -37,9 +42,15 @@ const DNS_LIFETIME: u32 = 1800;
 impl RouterAdvertisement<'_> {
     /// The ICMPv6 message, with its checksum.
     pub(crate) fn emit(&self, source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+        let mut flags = NdiscRouterFlags::empty();
+        flags.set(NdiscRouterFlags::MANAGED, self.managed);
+        flags.set(NdiscRouterFlags::OTHER, self.other);
+        // A guest makes an address for itself out of a prefix of 64 bits and no other (RFC 4862 section 5.5.3, RFC 4291 section 2.5.1).
+        let mut of_the_prefix = NdiscPrefixInfoFlags::ON_LINK;
+        of_the_prefix.set(NdiscPrefixInfoFlags::ADDRCONF, self.prefix.prefix_len() == 64);
         let repr = Icmpv6Repr::Ndisc(NdiscRepr::RouterAdvert {
             hop_limit: 64,
-            flags: NdiscRouterFlags::empty(),
+            flags,
             router_lifetime: self.lifetime.into(),
             reachable_time: smoltcp::time::Duration::ZERO,
             retrans_time: smoltcp::time::Duration::ZERO,
@@ -48,7 +59,7 @@ impl RouterAdvertisement<'_> {
             prefix_info: Some(NdiscPrefixInformation {
                 prefix_len: self.prefix.prefix_len(),
                 prefix: self.prefix.network(),
-                flags: NdiscPrefixInfoFlags::ON_LINK | NdiscPrefixInfoFlags::ADDRCONF,
+                flags: of_the_prefix,
                 valid_lifetime: VALID.into(),
                 preferred_lifetime: PREFERRED.into(),
             }),
@@ -70,17 +81,9 @@ impl RouterAdvertisement<'_> {
         message
     }
 
-    /// Names in the encoding of RFC 1035 section 3.1, without compression, padded with zeroes to a multiple of 8 bytes.
+    /// The search list, padded with zeroes to a multiple of 8 bytes.
     fn push_search_list(&self, message: &mut Vec<u8>) {
-        let mut names = Vec::new();
-        for domain in self.search {
-            for label in domain.split('.').filter(|label| !label.is_empty()) {
-                let Ok(len @ 1..64) = u8::try_from(label.len()) else { return };
-                names.push(len);
-                names.extend(label.as_bytes());
-            }
-            names.push(0);
-        }
+        let Some(mut names) = domain_names::encode(self.search.iter().map(String::as_str)) else { return };
         names.resize(names.len().next_multiple_of(8), 0);
         if let Ok(units @ 2..) = u8::try_from(names.len() / 8 + 1) {
             message.extend([DNSSL, units, 0, 0]);
@@ -100,6 +103,8 @@ mod tests {
         let advertisement = RouterAdvertisement {
             router: MacAddr([0x52, 0x56, 0, 0, 0, 2]),
             prefix: "fec0::/64".parse().unwrap(),
+            managed: true,
+            other: true,
             mtu: 1500,
             lifetime: Duration::from_secs(1800),
             dns: Some("fec0::3".parse().unwrap()),

@@ -12,6 +12,7 @@ use crate::SERVERS;
 use crate::kit::fragments::{cut, fragment};
 use crate::kit::guest::Addresses;
 use crate::kit::hand::Hand;
+use crate::kit::random::Random;
 use crate::kit::wire::{self, Body, Datagram, Icmp, Segment};
 use crate::kit::world::{GATEWAY, PORT as FIRST_PORT, Setup, World, at};
 
@@ -485,4 +486,62 @@ fn a_source_route_is_refused() {
         assert_eq!(world.host.sent_datagrams().len() > before, passes, "option {kind}");
     }
     assert_eq!(world.counters().drop_options, 2);
+}
+
+/// A network between a guest and the stack that loses, repeats, delays and damages. The guest cuts as it likes.
+#[test]
+fn whatever_the_network_does_a_datagram_arrives_as_it_was_sent_or_not_at_all() {
+    for server in SERVERS {
+        for seed in 1..=20 {
+            let mut random = Random::new(seed);
+            let mut world = World::by_hand();
+            let payloads: Vec<Vec<u8>> = (0..40_u8)
+                .map(|n| bytes(1500 + random.below(5000) as usize).iter().map(|byte| byte.wrapping_add(n)).collect())
+                .collect();
+            let mut under_way = Vec::new();
+            let (mut intact, mut hurt) = (Vec::new(), 0);
+            for (id, payload) in (0..).zip(&payloads) {
+                let piece = 8 * (8 + random.below(172) as usize);
+                let mut whole = true;
+                for mut fragment in cut(&datagram(&world, server, payload), piece, id) {
+                    if random.chance(20) {
+                        whole = false;
+                        continue;
+                    }
+                    if random.chance(20) {
+                        under_way.push(fragment.clone());
+                    } else if random.chance(10) {
+                        let last = fragment.len() - 1;
+                        fragment[last] ^= 0x10;
+                        whole = false;
+                    }
+                    under_way.push(fragment);
+                }
+                if whole {
+                    intact.push(payload.clone());
+                } else {
+                    hurt += 1;
+                }
+            }
+            // Each is overtaken by some of those behind it.
+            for at in 0..under_way.len() {
+                let other = (at + random.below(60) as usize).min(under_way.len() - 1);
+                under_way.swap(at, other);
+            }
+            for fragment in &under_way {
+                world.give_packet(fragment);
+            }
+            let mut sent = sent(&world);
+            assert!(sent.iter().all(|datagram| payloads.contains(datagram)), "seed {seed}: one was changed");
+            assert!(hurt > 0 && !intact.is_empty(), "seed {seed} tells nothing");
+            sent.sort();
+            // What is repeated from end to end is another datagram.
+            sent.dedup();
+            intact.sort();
+            assert!(sent == intact, "seed {seed}: {} of {} datagrams have arrived", sent.len(), intact.len());
+            // The rest is forgotten in time, and then a number is as good as another.
+            world.pass(Duration::from_secs(61));
+            assert_eq!((world.stack.usage().reassembly_datagrams, world.stack.usage().reassembly_bytes), (0, 0));
+        }
+    }
 }

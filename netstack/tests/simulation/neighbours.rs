@@ -203,3 +203,72 @@ fn a_guest_cannot_take_the_gateways_address() {
     world.give_packet(&question.packet());
     assert_eq!(world.take_icmp().len(), 1, "it still answers");
 }
+
+/// Solicits routers, and returns the advertisement and the frame that it came in.
+fn solicit_router(world: &mut World, from: &str) -> (Parsed, Icmp) {
+    let me = world.station();
+    world.take();
+    let source = from.parse().unwrap();
+    let question = Icmp { source, destination: ALL_ROUTERS.into(), kind: 133, code: 0, rest: [0; 4], payload: vec![] };
+    world.give_frame(&wire::ip_frame(me.mac, MacAddr::of_ipv6_multicast(ALL_ROUTERS), &question.packet()));
+    let mut frames = world.take();
+    assert_eq!(frames.len(), 1, "{frames:?}");
+    let frame = frames.remove(0);
+    let Body::Icmp(icmp) = frame.body.clone() else { panic!("{frame:?}") };
+    assert_eq!(icmp.kind, 134);
+    (frame, icmp)
+}
+
+#[test]
+fn who_solicits_a_router_is_told_alone() {
+    let mut world = World::by_hand();
+    let me = world.station();
+    let (frame, advertisement) = solicit_router(&mut world, "fe80::5054:ff:fe12:3456");
+    assert_eq!((frame.destination, advertisement.destination), (me.mac, "fe80::5054:ff:fe12:3456".parse().unwrap()));
+    // RFC 6085: a group's address in a frame to one station, which has no address of its own yet.
+    let (frame, advertisement) = solicit_router(&mut world, "::");
+    assert_eq!((frame.destination, advertisement.destination), (me.mac, ALL_NODES.into()));
+}
+
+#[test]
+fn the_flags_of_a_router_tell_what_dhcpv6_has() {
+    for (options, managed_and_other, of_the_prefix) in
+        [("", 0xc0, 0xc0), ("ipv6-managed=off", 0x40, 0xc0), ("ipv6-net=fd00::/120", 0xc0, 0x80), ("restrict=on", 0, 0xc0)]
+    {
+        let mut world = World::by_hand_with(netstack::config::qemu::parse(options).unwrap());
+        let (_, advertisement) = solicit_router(&mut world, "fe80::5054:ff:fe12:3456");
+        let told = self::options(&advertisement.payload[8..]);
+        let (_, prefix) = told.iter().find(|(kind, _)| *kind == 3).unwrap();
+        assert_eq!((advertisement.rest[1], prefix[1]), (managed_and_other, of_the_prefix), "{options}");
+        let lifetime = u16::from_be_bytes([advertisement.rest[2], advertisement.rest[3]]);
+        assert_eq!(lifetime == 0, options == "restrict=on", "{options}");
+        assert_eq!(told.iter().any(|(kind, _)| *kind == 25), options != "restrict=on", "a DNS server: {options}");
+    }
+}
+
+#[test]
+fn reports_of_groups_are_nobodys_business() {
+    let mut world = World::by_hand();
+    let me = world.station();
+    world.take();
+    let group: Ipv6Addr = "ff02::16".parse().unwrap();
+    for kind in [130, 131, 132, 143] {
+        for source in ["fe80::5054:ff:fe12:3456", "::"] {
+            let payload = [&[0; 4][..], &[0; 16]].concat();
+            let report = Icmp { source: source.parse().unwrap(), destination: group.into(), kind, code: 0, rest: [0; 4], payload };
+            let before = world.counters().clone();
+            world.give_frame(&wire::ip_frame(me.mac, MacAddr::of_ipv6_multicast(group), &report.packet()));
+            assert_eq!(world.take(), []);
+            assert_eq!(world.counters().refusal_since(&before), None, "type {kind} from {source}");
+            // As kernels send them: behind a hop-by-hop header with a router alert (RFC 2710 section 3).
+            let mut packet = report.packet();
+            packet.splice(40..40, [58, 0, 5, 2, 0, 0, 1, 0]);
+            let len = u16::try_from(packet.len() - 40).unwrap().to_be_bytes();
+            packet[4..6].copy_from_slice(&len);
+            packet[6] = 0;
+            world.give_frame(&wire::ip_frame(me.mac, MacAddr::of_ipv6_multicast(group), &packet));
+            assert_eq!(world.take(), []);
+            assert_eq!(world.counters().refusal_since(&before), None, "type {kind} from {source}, with a router alert");
+        }
+    }
+}

@@ -1,9 +1,10 @@
 //! The services at the virtual addresses, as far as the stack carries their messages.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::addr::MacAddr;
 use netstack::config::Config;
+use netstack::gateway::dhcp6::Dhcp6Server;
 use netstack::host::StreamService;
 use netstack::host::sim::{Program, Server};
 use netstack::stack::DhcpReply;
@@ -116,4 +117,85 @@ fn the_hosts_loopback_can_be_closed_to_guests() {
         world.give_packet(&Datagram { source, destination: at(to), payload: b"x".to_vec() }.packet());
     }
     assert_eq!((world.host.connections().count(), world.host.sent_datagrams().len()), (0, 0));
+}
+
+const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+
+/// A message of DHCPv6 from the link's own address of the guest to the servers' group or to the gateway.
+fn tell_dhcp6(world: &mut World, to: Ipv6Addr, message: &[u8]) {
+    let me = world.station();
+    let question = Datagram {
+        source: at("[fe80::5054:ff:fe12:3456]:546"),
+        destination: SocketAddr::new(to.into(), 547),
+        payload: message.to_vec(),
+    };
+    let card = if to.is_multicast() { MacAddr::of_ipv6_multicast(to) } else { MacAddr::of_virtual_host(to.into()) };
+    world.give_frame(&wire::ip_frame(me.mac, card, &question.packet()));
+}
+
+/// Solicit with rapid commit and one association, of a client that goes by `number`.
+fn solicit(number: u8) -> Vec<u8> {
+    [&[1, 7, 7, number][..], &[0, 1, 0, 4, 0, 4, 9, number], &[0, 3, 0, 12, 0, 0, 0, 1], &[0; 8], &[0, 14, 0, 0]].concat()
+}
+
+fn with_dhcp6(config: Config) -> World {
+    let server = Dhcp6Server::new(&config);
+    let mut world = World::by_hand_with(config);
+    world.services.dhcp6 = server;
+    world.take();
+    world
+}
+
+#[test]
+fn a_guest_gets_an_address_by_dhcpv6_and_uses_it() {
+    let mut world = with_dhcp6(Config::default());
+    let me = world.station();
+    tell_dhcp6(&mut world, SERVERS, &solicit(1));
+    let frames = world.take();
+    assert_eq!(frames.len(), 1);
+    assert_eq!((frames[0].source, frames[0].destination), (MacAddr::of_virtual_host("fe80::2".parse().unwrap()), me.mac));
+    let Body::Udp(reply) = &frames[0].body else { panic!("{frames:?}") };
+    assert_eq!((reply.source, reply.destination), (at("[fe80::2]:547"), at("[fe80::5054:ff:fe12:3456]:546")));
+    assert_eq!(reply.payload[..4], [7, 7, 7, 1], "a Reply to this transaction");
+    let leased: Ipv6Addr = "fec0::15".parse().unwrap();
+    assert!(reply.payload.windows(16).any(|window| window == leased.octets()), "{reply:?}");
+    assert_eq!(world.host.open_sockets(), 0, "no socket is needed for it");
+
+    let datagram =
+        Datagram { source: SocketAddr::new(leased.into(), 5000), destination: at("[2001:db8::1]:7"), payload: b"x".to_vec() };
+    world.give_packet(&datagram.packet());
+    assert_eq!(world.host.sent_datagrams().len(), 1);
+}
+
+#[test]
+fn what_is_not_for_the_dhcpv6_server_does_not_reach_it() {
+    let mut world = with_dhcp6(Config::default());
+    let from = at("[fe80::5054:ff:fe12:3456]:546");
+    for to in ["[ff02::1:2]:548", "[ff02::1]:547", "[fec0::3]:547", "[fe80::77]:547"] {
+        let me = world.station();
+        let question = Datagram { source: from, destination: at(to), payload: solicit(1) };
+        world.give_frame(&wire::ip_frame(me.mac, MacAddr::of_ipv6_multicast(SERVERS), &question.packet()));
+        assert!(world.take().iter().all(|frame| !matches!(frame.body, Body::Udp(_))), "{to}");
+    }
+    // What makes no sense is counted, and so is what must not be sent to the server alone.
+    tell_dhcp6(&mut world, SERVERS, &[1, 0]);
+    tell_dhcp6(&mut world, "fe80::2".parse().unwrap(), &solicit(1));
+    assert_eq!((world.take(), world.counters().dhcp6_refused), (vec![], 2));
+}
+
+#[test]
+fn guests_that_invent_clients_get_no_more_than_their_share() {
+    let mut world = with_dhcp6(Config::default());
+    for number in 0..200 {
+        tell_dhcp6(&mut world, SERVERS, &solicit(number));
+    }
+    let leases = world.services.dhcp6.as_ref().map_or(0, |server| server.leases().count());
+    assert_eq!((leases, world.take().len()), (64, 200), "the others are told that there is none for them");
+}
+
+#[test]
+fn a_restricted_guest_gets_no_answer_by_dhcpv6() {
+    let mut world = with_dhcp6(Config { restrict: true, ..Config::default() });
+    tell_dhcp6(&mut world, SERVERS, &solicit(1));
+    assert_eq!((world.take(), world.counters().drop_destination), (vec![], 1));
 }

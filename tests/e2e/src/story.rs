@@ -5,7 +5,7 @@
 //!
 //! | file | what is there |
 //! |---|---|
-//! | [`guest`], [`dhcp`], [`tcp`] | what stories are told with |
+//! | [`guest`], [`dhcp`], [`dhcp6`], [`tcp`] | what stories are told with |
 //! | [`frame`], [`fragments`] | frames, and packets in pieces, made and read without the code under test |
 //! | [`link`] | what they play against |
 //! | [`transcript`] | what a guest was told, and how two accounts of it differ |
@@ -14,6 +14,7 @@
 //! | [`real`] | conversations of real guests |
 
 pub mod dhcp;
+pub mod dhcp6;
 pub mod differences;
 pub mod fragments;
 pub mod frame;

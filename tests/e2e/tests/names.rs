@@ -1,7 +1,7 @@
 //! Names, as guests resolve them: with real clients, against a resolver on the host that the test plays.
 
-use e2e::host::LOOPBACK;
 use e2e::host::dns::{Dns, TEXT_LEN};
+use e2e::host::{LOOPBACK, LOOPBACK6};
 use e2e::namespace::{Guest, Options};
 
 /// A guest whose questions end at `server`.
@@ -65,4 +65,39 @@ fn what_was_asked_before_is_known() {
         assert_eq!(guest.succeed(&format!("{DIG} @10.0.2.3 again.example.test")), "192.0.2.77");
     }
     assert_eq!(server.questions(), 1);
+}
+
+#[test]
+fn dig_with_every_wish_of_edns_is_answered_over_both_families() {
+    let server = Dns::at(LOOPBACK);
+    let mut guest = guest_of(&server);
+    for dns in ["10.0.2.3", "fec0::3"] {
+        let whole = "dig +tries=1 +time=10 +bufsize=4096 +nsid +dnssec +cookie";
+        let told = guest.succeed(&format!("{whole} @{dns} wishes.example.test"));
+        assert!(told.contains("status: NOERROR") && told.contains("192.0.2.77"), "{told}");
+        assert!(told.contains("EDNS: version: 0"), "{told}");
+        // An option that nobody knows, and a version that is none yet (RFC 6891 section 6.1.3).
+        let told = guest.succeed(&format!("dig +tries=1 +time=10 +ednsopt=65001:c0ffee @{dns} option.example.test"));
+        assert!(told.contains("status: NOERROR") && told.contains("192.0.2.77"), "{told}");
+        let told = guest.succeed(&format!("dig +tries=1 +time=10 +edns=1 +noednsnegotiation @{dns} version.example.test"));
+        assert!(told.contains("status: BADVERS"), "{told}");
+    }
+}
+
+#[test]
+fn long_answers_and_unknown_types_pass_over_ipv6_too() {
+    let server = Dns::at(LOOPBACK6);
+    let mut guest = guest_of(&server);
+    for dns in ["10.0.2.3", "fec0::3"] {
+        let name = if dns.contains(':') { "six.example.test" } else { "four.example.test" };
+        let cut = guest.succeed(&format!("dig +bufsize=1232 +ignore +tries=1 +time=10 @{dns} TXT {name}"));
+        assert!(cut.lines().any(|line| line.contains("flags:") && line.contains(" tc")), "{cut}");
+        let whole = guest.succeed(&format!("{DIG} +bufsize=1232 @{dns} TXT {name}"));
+        assert_eq!(whole.chars().filter(|character| *character == 'x').count(), TEXT_LEN, "{whole}");
+        let told = guest.succeed(&format!("{DIG} @{dns} TYPE65400 {name}"));
+        assert_eq!(told.to_uppercase(), "\\# 5 DEADBEEF42");
+        // Nobody has an answer of this type: no data, and no error.
+        let told = guest.succeed(&format!("dig +tries=1 +time=10 @{dns} TYPE65534 {name}"));
+        assert!(told.contains("status: NOERROR") && told.contains("ANSWER: 0"), "{told}");
+    }
 }

@@ -114,7 +114,7 @@ impl Scene {
             config.dhcp.search = (0..20).map(|n| format!("search-domain-{n}.example.org")).collect();
             config.dhcp.bootfile = Some("http://boot.example.org/image.efi".to_owned());
             config.dhcp.tftp_server_name = Some("10.0.2.2".to_owned());
-            config.dhcp.ntp = vec![Ipv4Addr::new(192, 0, 2, 123); 3];
+            config.dhcp.ntp = vec![Ipv4Addr::new(192, 0, 2, 123).into(); 3];
             config.dhcp.routes = vec![("10.9.0.0/16".parse().expect("a network"), Ipv4Addr::new(10, 0, 2, 2))];
         }
         let server = DhcpServer::new(&config).expect("a network");

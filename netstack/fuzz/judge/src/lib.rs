@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`frame`] | one frame with its offload state | headers, segmentation, switch and stack agree, and what comes out is right |
 //! | [`dhcp`] | messages, and time | no address for two clients, and answers that others can read |
+//! | [`dhcp6`] | messages, and time | likewise, and answers that fit the smallest packet |
 //! | [`dns`] | questions, servers' answers, files | answers fit their questions, nothing outlives its TTL |
 //! | [`config`] | the texts that users write | what is accepted works and can be written again, what is refused is told why |
 //! | [`capture_file`] | a capture file | what can be read is, can be written again, and harms no engine |
@@ -22,6 +23,7 @@
 pub mod capture_file;
 pub mod config;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod dns;
 pub mod engine;
 pub mod frame;
@@ -43,9 +45,10 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "frame", judge: frame::judge, seeds: frame::seeds },
     Target { name: "dhcp", judge: dhcp::judge, seeds: dhcp::seeds },
+    Target { name: "dhcp6", judge: dhcp6::judge, seeds: dhcp6::seeds },
     Target { name: "dns", judge: dns::judge, seeds: dns::seeds },
     Target { name: "config", judge: config::judge, seeds: config::seeds },
     Target { name: "capture_file", judge: capture_file::judge, seeds: capture_file::seeds },

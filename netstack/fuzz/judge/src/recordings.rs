@@ -10,7 +10,7 @@ use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind};
 use netstack::pcap::note::{Note, NotedChecksum};
 use netstack::pcap::read::{Direction, Packet, Recording, read};
 
-use crate::{dhcp, dns, engine, frame};
+use crate::{dhcp, dhcp6, dns, engine, frame};
 
 /// The longest file, and the longest frame, that is a seed.
 const LONGEST_FILE: usize = 64 << 10;
@@ -60,6 +60,9 @@ fn take(file: &[u8], found: &mut Found) {
         }
         if let Some((_, 67, message)) = datagram(&packet.data) {
             add("dhcp", dhcp::message_seed(message));
+        }
+        if let Some((_, 547, message)) = datagram(&packet.data) {
+            add("dhcp6", dhcp6::message_seed(message));
         }
     }
     for together in of_guests.chunks(TOGETHER) {

@@ -25,6 +25,8 @@ pub(super) struct Networks {
     prefix_len: Option<u8>,
     host6: Option<Ipv6Addr>,
     dns6: Option<Ipv6Addr>,
+    dhcp_start6: Option<Ipv6Addr>,
+    managed: Option<bool>,
 }
 
 impl Networks {
@@ -51,6 +53,10 @@ impl Networks {
             "ipv6-prefix" => self.prefix = Some(given.parsed("ipv6-prefix", "an IPv6 address", "fd00::")?),
             "ipv6-prefixlen" => self.prefix_len = Some(given.parsed("ipv6-prefixlen", "a number from 1 to 126", "64")?),
             "ipv6-host" => self.host6 = Some(given.parsed("ipv6-host", "an IPv6 address", "fec0::2")?),
+            "ipv6-dhcpstart" => {
+                self.dhcp_start6 = Some(given.parsed("ipv6-dhcpstart", "an IPv6 address", "fec0::15")?);
+            }
+            "ipv6-managed" => self.managed = Some(given.switch("ipv6-managed")?),
             "ipv6-dns" => self.dns6 = Some(given.parsed("ipv6-dns", "an IPv6 address", "fec0::3")?),
             _ => return Ok(false),
         }
@@ -96,6 +102,8 @@ impl Networks {
             .or_else(|| self.prefix_len.map(|length| ("ipv6-prefixlen", length.to_string())))
             .or_else(|| self.host6.map(|address| ("ipv6-host", address.to_string())))
             .or_else(|| self.dns6.map(|address| ("ipv6-dns", address.to_string())))
+            .or_else(|| self.dhcp_start6.map(|address| ("ipv6-dhcpstart", address.to_string())))
+            .or_else(|| self.managed.map(|on| ("ipv6-managed", if on { "on" } else { "off" }.to_owned())))
     }
 
     fn refuse_without_network(&self, no_ipv4: bool, no_ipv6: bool) -> Result<(), OptionError> {
@@ -167,6 +175,11 @@ impl Networks {
         }
         ipv6.gateway = self.host6.unwrap_or(ipv6.gateway);
         ipv6.dns = self.dns6.unwrap_or(ipv6.dns);
+        ipv6.dhcp_start = match self.dhcp_start6 {
+            Some(start) => start,
+            None => first_for_guests6(&ipv6),
+        };
+        ipv6.managed = self.managed.unwrap_or(ipv6.managed);
         let prefix = ipv6.prefix;
         let outside = |option, address: Ipv6Addr, last: u128| {
             let example = Ipv6Addr::from(u128::from(prefix.network()) | last);
@@ -177,6 +190,18 @@ impl Networks {
         }
         if config.restrict && !prefix.contains(&ipv6.dns) {
             return Err(outside("ipv6-dns", ipv6.dns, 3));
+        }
+        if !prefix.contains(&ipv6.dhcp_start) {
+            let write = format!("ipv6-dhcpstart={}, or another ipv6-net", first_for_guests6(&ipv6));
+            return Err(invalid("ipv6-dhcpstart", &ipv6.dhcp_start, format!("this is not in {prefix}"), write));
+        }
+        for (address, whose) in
+            [(ipv6.gateway, "the gateway's address (`ipv6-host`)"), (ipv6.dns, "the DNS server's address (`ipv6-dns`)")]
+        {
+            if ipv6.dhcp_start == address {
+                let why = format!("this is {whose}, and cannot be a guest's");
+                return Err(invalid("ipv6-dhcpstart", &address, why, format!("ipv6-dhcpstart={}", first_for_guests6(&ipv6))));
+            }
         }
         if ipv6.dns == ipv6.gateway {
             let why = "this is the gateway's address (`ipv6-host`) too";
@@ -247,6 +272,16 @@ fn first_for_guests(ipv4: &Ipv4Config) -> Ipv4Addr {
     let after = (start..=last).take(5).map(Ipv4Addr::from);
     let from_the_first = (first..=last).take(5).map(Ipv4Addr::from);
     after.chain(from_the_first).find(is_free).unwrap_or(ipv4.dhcp_start)
+}
+
+/// Where leases of DHCPv6 begin when nothing is said of it: at the address that ends like the first of IPv4; in a prefix without room for
+/// that, at the first that is not its routers' (RFC 4291 section 2.6.1). Addresses that are taken are passed over.
+fn first_for_guests6(ipv6: &Ipv6Config) -> Ipv6Addr {
+    let start = if ipv6.prefix.prefix_len() <= 122 { 0x15 } else { 1 };
+    let address = |last: u128| Ipv6Addr::from(u128::from(ipv6.prefix.network()) | last);
+    let is_free = |address: &Ipv6Addr| ![ipv6.gateway, ipv6.dns].contains(address);
+    // Two addresses are taken at most.
+    (start..start + 3).map(address).find(is_free).unwrap_or_else(|| address(start))
 }
 
 /// Refuses an address that is not a host's on `net`.

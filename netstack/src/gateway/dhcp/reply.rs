@@ -4,7 +4,7 @@
 //! first, as long as it fits; an option is left out whole, never cut. On the wire they are in the order of the client's own list
 //! (RFC 2132 section 9.8).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::v4::{
     DhcpOption, Encodable, Encoder, HType, MIN_PACKET_SIZE, Message, MessageType, Opcode, OptionCode, UnknownOption,
@@ -98,8 +98,9 @@ impl Parameters {
         on_request.extend(text(&dhcp.domain_name).map(DhcpOption::DomainName));
         on_request.extend(text(&dhcp.hostname).map(DhcpOption::Hostname));
         on_request.push(DhcpOption::BroadcastAddr(ipv4.net.broadcast()));
-        if !dhcp.ntp.is_empty() {
-            on_request.push(DhcpOption::NtpServers(dhcp.ntp.clone()));
+        let ntp: Vec<_> = dhcp.ntp.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
+        if !ntp.is_empty() {
+            on_request.push(DhcpOption::NtpServers(ntp));
         }
         let search: Vec<_> = dhcp.search.iter().filter_map(|domain| Name::from_ascii(domain).ok()).collect();
         if !search.is_empty() {

@@ -230,7 +230,7 @@ fn fixed<const N: usize>(data: &[u8]) -> Result<[u8; N], Refused> {
 
 /// The first label of a host name in lower case, if it is one that DNS could answer: letters, digits and hyphens, neither first nor last
 /// a hyphen, at most 63 of them (RFC 1123 section 2.1).
-fn host_label(name: &[u8]) -> Option<String> {
+pub(in crate::gateway) fn host_label(name: &[u8]) -> Option<String> {
     // Some clients count a terminating zero (RFC 2132 section 2 allows for it).
     let name = name.split(|&byte| byte == 0).next()?;
     let label = name.split(|&byte| byte == b'.').next()?;

@@ -155,6 +155,12 @@ pub const KNOWN: &[Known] = &[
         why: "guests learn the MTU of their link (RFC 4861 section 4.6.4)",
     },
     Known {
+        what: "router advertisement: flags",
+        libslirp: "0x00",
+        slipway: "0xc0",
+        why: "guests learn that DHCPv6 has an address for them and can tell them more (RFC 4861 section 4.2); they make one for themselves too",
+    },
+    Known {
         what: "router advertisement to a restricted guest: lifetime",
         libslirp: "1800",
         slipway: "0",

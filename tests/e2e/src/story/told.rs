@@ -2,6 +2,7 @@
 
 mod arp;
 mod dhcp;
+mod dhcp6;
 mod dns;
 mod fragments;
 mod guest_forwards;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Story> {
         arp::STORIES,
         ndp::STORIES,
         dhcp::STORIES,
+        dhcp6::STORIES,
         icmp::STORIES,
         udp::STORIES,
         dns::STORIES,

@@ -162,7 +162,16 @@ impl Cell {
 
     /// Starts a server on one side that answers every byte with a byte, and waits until it listens.
     pub(crate) fn serve(&mut self, side: Side, at: &str) -> Result<()> {
-        let server = self.namespace(side).spawn("load", [&ourselves()?, "load", "serve", at])?;
+        self.start_server(side, "serve", at)
+    }
+
+    /// Likewise a DNS server.
+    pub(crate) fn serve_names(&mut self, side: Side, at: &str) -> Result<()> {
+        self.start_server(side, "names", at)
+    }
+
+    fn start_server(&mut self, side: Side, what: &str, at: &str) -> Result<()> {
+        let server = self.namespace(side).spawn("load", [&ourselves()?, "load", what, at])?;
         let port: std::net::SocketAddr = at.parse()?;
         server.wait_until("listens", || server.listens_on(port.port()))?;
         self.servers.push(server);

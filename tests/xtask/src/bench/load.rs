@@ -4,6 +4,7 @@
 //! a connection for each (connect/request/response, CRR), or holds many connections open and does nothing.
 
 mod burst;
+mod names;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -47,6 +48,13 @@ pub(crate) enum Load {
         /// Where the server is.
         #[arg(long)]
         to: SocketAddr,
+    },
+    /// Asks a DNS server for an address, one question at a time.
+    Ask(Rounds),
+    /// A DNS server of hickory's that knows that address.
+    Names {
+        /// Where to listen.
+        at: SocketAddr,
     },
     /// Opens connections, prints how many, and holds them until its input ends.
     Idle {
@@ -95,6 +103,8 @@ pub(crate) fn run(load: &Load) -> Result<()> {
         Load::Rr(rounds) => request_response(rounds),
         Load::Crr(rounds) => connect_request_response(rounds),
         Load::Burst { connections, at_once, to } => burst::run(*connections, *at_once, *to),
+        Load::Ask(rounds) => names::ask(rounds),
+        Load::Names { at } => names::serve(*at),
         Load::Idle { flows, to } => idle(*flows, *to),
     }
 }

@@ -4,6 +4,7 @@
 //! as is asked, so that a machine that slows down or speeds up meanwhile does so for both. What it returns are figures; what was asked
 //! stands beside each, and medians are compared with it.
 
+mod dns;
 mod figure;
 mod hostfwd;
 
@@ -46,6 +47,8 @@ pub(crate) struct Options {
 /// A service. Each is a module; its name here is that on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
+    /// A name in the forwarder's cache, beside the server that it comes from.
+    Dns,
     /// Connections through a forwarded port, beside a server on the host.
     Hostfwd,
 }
@@ -54,6 +57,7 @@ impl Part {
     /// Measures once.
     fn measure(self, options: &Options) -> Result<Vec<Figure>> {
         match self {
+            Self::Dns => dns::measure(options),
             Self::Hostfwd => hostfwd::measure(options),
         }
     }

@@ -7,10 +7,12 @@ use netstack::addr::MacAddr;
 use netstack::config::{Config, Limits, Protocol};
 use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
 use netstack::gateway::dhcp::DhcpServer;
+use netstack::gateway::dhcp6::Dhcp6Server;
 use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer};
 use netstack::host::{Host, StreamService};
 use netstack::port::PortId;
 use netstack::sim::card;
+use netstack::sim::fragments::Assembler;
 use netstack::sim::link::TestLink;
 use netstack::sim::wire::{self, ACK, Body, Parsed, SYN};
 use netstack::stack::{Context, DhcpReply, DnsWayBack, Listen, Services, Stack};
@@ -57,6 +59,7 @@ impl Guest {
 #[derive(Debug, Default)]
 pub(super) struct Gateway {
     dhcp: Option<DhcpServer>,
+    dhcp6: Option<Dhcp6Server>,
     pub(super) questions: VecDeque<(DnsWayBack, Vec<u8>)>,
 }
 
@@ -67,8 +70,10 @@ impl Services for Gateway {
         Some(DhcpReply { to: answer.to, mac: answer.mac, port: answer.port, message: reply })
     }
 
-    fn dhcp6(&mut self, _now: Instant, _from: MacAddr, _message: &[u8]) -> Option<Vec<u8>> {
-        None
+    fn dhcp6(&mut self, now: Instant, from: MacAddr, multicast: bool, message: &[u8]) -> Option<Vec<u8>> {
+        let mut reply = Vec::new();
+        self.dhcp6.as_mut()?.handle(now, from, multicast, message, &mut reply).ok()?;
+        Some(reply)
     }
 
     fn dns(&mut self, way_back: DnsWayBack, message: &[u8]) -> bool {
@@ -94,6 +99,8 @@ pub(super) struct Scene {
     /// Clients of the forward, as the guest sees them.
     pub(super) clients: Vec<(SocketAddr, ConnectionId)>,
     pub(super) next_port: u16,
+    /// Fragments that guests have got.
+    assemblers: [Assembler; 2],
     limits: Limits,
     mtus: [u16; 2],
     offloads: [Offloads; 2],
@@ -124,6 +131,9 @@ impl Scene {
                 udp_mappings: 4,
                 udp_peers: 2,
                 neighbours: 3,
+                reassembly_datagrams: 3,
+                reassembly_bytes: 5000,
+                reassembly_fragments: 10,
                 ..Limits::default()
             };
         }
@@ -167,6 +177,7 @@ impl Scene {
             sent: VecDeque::new(),
             clients: Vec::new(),
             next_port: 1000,
+            assemblers: Default::default(),
             limits: Limits::default(),
             mtus: [mtu; 2],
             offloads: [offloads; 2],
@@ -302,8 +313,9 @@ impl Scene {
     /// Takes frames out of the cards and looks at them.
     fn carry(&mut self) -> bool {
         let mut carried = Vec::new();
-        for card in self.link.cards.values_mut().filter(|card| !card.stalled) {
-            carried.extend(card.frames.drain(..).map(|(frame, meta)| (frame, meta, card.mtu)));
+        for (port, card) in self.link.cards.iter_mut().filter(|(_, card)| !card.stalled) {
+            let at = usize::from(*port != PORTS[0]);
+            carried.extend(card.frames.drain(..).map(|(frame, meta)| (at, frame, meta, card.mtu)));
         }
         let mut busy = !carried.is_empty();
         for (port, card) in &mut self.link.cards {
@@ -315,8 +327,10 @@ impl Scene {
                 }
             }
         }
-        for (frame, meta, mtu) in carried {
+        for (at, frame, meta, mtu) in carried {
             for frame in card::transmit(frame, meta, mtu) {
+                // What comes in fragments is looked at when it is whole.
+                let Some(frame) = self.assemblers[at].add(&frame) else { continue };
                 let parsed = wire::parse(&frame);
                 verdict::judge(&parsed);
                 self.observe(&parsed);
@@ -362,8 +376,17 @@ impl Scene {
         let (flows, mappings) = (self.stack.tcp_flows(), self.stack.udp_mappings());
         assert!(flows <= self.limits.tcp_flows, "{flows} connections");
         assert!(mappings <= self.limits.udp_mappings, "{mappings} mappings");
+        let usage = self.stack.usage();
+        let (datagrams, bytes) = (usage.reassembly_datagrams, usage.reassembly_bytes);
+        assert!(datagrams <= PORTS.len() * self.limits.reassembly_datagrams, "{datagrams} datagrams that are not whole");
+        assert!(bytes <= PORTS.len() * self.limits.reassembly_bytes, "{bytes} bytes of fragments");
         let sockets = self.host.open_sockets();
-        assert!(sockets <= self.listeners + flows + mappings, "{sockets} sockets for {flows} connections and {mappings} mappings");
+        let pings = usage.icmp_mappings;
+        assert!(pings <= self.limits.icmp_mappings, "{pings} mappings of pings");
+        assert!(
+            sockets <= self.listeners + flows + mappings + pings,
+            "{sockets} sockets for {flows} connections, {mappings} mappings and {pings} pings"
+        );
         for hand in &mut self.hands {
             hand.spoilt |= self.spoilt;
             if let Some(id) = hand.connection {
@@ -393,6 +416,8 @@ impl Scene {
         self.judge();
         let left = (self.stack.tcp_flows(), self.stack.udp_mappings(), self.host.open_sockets());
         let flows: Vec<_> = self.stack.flows().collect();
+        let usage = self.stack.usage();
+        assert_eq!((usage.reassembly_datagrams, usage.reassembly_bytes), (0, 0), "fragments are kept for ever");
         assert_eq!(left, (0, 0, self.listeners), "connections, mappings and sockets that nobody needs any more: {flows:?}");
     }
 }

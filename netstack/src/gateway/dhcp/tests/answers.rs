@@ -79,7 +79,7 @@ fn everything(config: &mut Config) {
     dhcp.hostname = Some("guest".into());
     dhcp.domain_name = Some("lan.example.org".into());
     dhcp.search = vec!["lan.example.org".into(), "example.org".into()];
-    dhcp.ntp = vec![ip(9)];
+    dhcp.ntp = vec![ip(9).into()];
     dhcp.tftp_server_name = Some("boot.example.org".into());
     dhcp.bootfile = Some("pxelinux.0".into());
     dhcp.routes = vec![("10.9.0.0/16".parse().unwrap(), ip(20))];
@@ -138,7 +138,7 @@ fn the_least_important_options_are_left_out_where_there_is_no_room() {
     let crowded = |config: &mut Config| {
         everything(config);
         config.dhcp.search = (0..40).map(|n| format!("department-{n}.example{n}.org")).collect();
-        config.dhcp.ntp = vec![ip(9); 30];
+        config.dhcp.ntp = vec![ip(9).into(); 30];
     };
     let mut link = Link::new(crowded);
     let offer = link.ask(&Guest::new(1).wants(&ALL_CODES).discover());
