@@ -14,6 +14,7 @@ mod ndp;
 mod networks;
 mod offload;
 mod tcp;
+mod tftp;
 mod udp;
 
 use super::Story;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Story> {
         icmp::STORIES,
         udp::STORIES,
         dns::STORIES,
+        tftp::STORIES,
         tcp::STORIES,
         loss::STORIES,
         offload::STORIES,
