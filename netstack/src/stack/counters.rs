@@ -90,6 +90,8 @@ counters! {
     tcp_fast_retransmits,
     /// TCP retransmissions to guests after a time-out.
     tcp_timeouts,
+    /// TCP connections whose segments got smaller, because a router of the guest's has said that they were too large.
+    tcp_narrowed,
     /// TCP probes of a closed window.
     tcp_window_probes,
     /// TCP connections ended by a reset from the guest.

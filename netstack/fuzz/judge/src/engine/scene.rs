@@ -12,6 +12,7 @@ use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer, Way
 use netstack::host::{Host, StreamService};
 use netstack::port::PortId;
 use netstack::sim::card;
+use netstack::sim::fragments::Assembler;
 use netstack::sim::link::TestLink;
 use netstack::sim::wire::{self, ACK, Body, Parsed, SYN};
 use netstack::stack::{Context, DhcpReply, DnsWayBack, Listen, Services, Stack};
@@ -98,6 +99,8 @@ pub(super) struct Scene {
     /// Clients of the forward, as the guest sees them.
     pub(super) clients: Vec<(SocketAddr, ConnectionId)>,
     pub(super) next_port: u16,
+    /// Fragments that guests have got.
+    assemblers: [Assembler; 2],
     limits: Limits,
     mtus: [u16; 2],
     offloads: [Offloads; 2],
@@ -129,6 +132,9 @@ impl Scene {
                 icmp_mappings: 3,
                 udp_peers: 2,
                 neighbours: 3,
+                reassembly_datagrams: 3,
+                reassembly_bytes: 5000,
+                reassembly_fragments: 10,
                 ..Limits::default()
             };
         }
@@ -176,6 +182,7 @@ impl Scene {
             sent: VecDeque::new(),
             clients: Vec::new(),
             next_port: 1000,
+            assemblers: Default::default(),
             limits: Limits::default(),
             mtus: [mtu; 2],
             offloads: [offloads; 2],
@@ -320,8 +327,9 @@ impl Scene {
     /// Takes frames out of the cards and looks at them.
     fn carry(&mut self) -> bool {
         let mut carried = Vec::new();
-        for card in self.link.cards.values_mut().filter(|card| !card.stalled) {
-            carried.extend(card.frames.drain(..).map(|(frame, meta)| (frame, meta, card.mtu)));
+        for (port, card) in self.link.cards.iter_mut().filter(|(_, card)| !card.stalled) {
+            let at = usize::from(*port != PORTS[0]);
+            carried.extend(card.frames.drain(..).map(|(frame, meta)| (at, frame, meta, card.mtu)));
         }
         let mut busy = !carried.is_empty();
         for (port, card) in &mut self.link.cards {
@@ -333,8 +341,10 @@ impl Scene {
                 }
             }
         }
-        for (frame, meta, mtu) in carried {
+        for (at, frame, meta, mtu) in carried {
             for frame in card::transmit(frame, meta, mtu) {
+                // What comes in fragments is looked at when it is whole.
+                let Some(frame) = self.assemblers[at].add(&frame) else { continue };
                 let parsed = wire::parse(&frame);
                 verdict::judge(&parsed);
                 self.observe(&parsed);
@@ -380,12 +390,16 @@ impl Scene {
         let (flows, mappings) = (self.stack.tcp_flows(), self.stack.udp_mappings());
         assert!(flows <= self.limits.tcp_flows, "{flows} connections");
         assert!(mappings <= self.limits.udp_mappings, "{mappings} mappings");
-        let pings = self.stack.usage().icmp_mappings;
-        assert!(pings <= self.limits.icmp_mappings, "{pings} ping mappings");
+        let usage = self.stack.usage();
+        let (datagrams, bytes) = (usage.reassembly_datagrams, usage.reassembly_bytes);
+        assert!(datagrams <= PORTS.len() * self.limits.reassembly_datagrams, "{datagrams} datagrams that are not whole");
+        assert!(bytes <= PORTS.len() * self.limits.reassembly_bytes, "{bytes} bytes of fragments");
         let sockets = self.host.open_sockets();
+        let pings = usage.icmp_mappings;
+        assert!(pings <= self.limits.icmp_mappings, "{pings} mappings of pings");
         assert!(
             sockets <= self.listeners + flows + mappings + pings,
-            "{sockets} sockets for {flows} connections and {mappings} mappings, and {pings} for pings"
+            "{sockets} sockets for {flows} connections, {mappings} mappings and {pings} pings"
         );
         for hand in &mut self.hands {
             hand.spoilt |= self.spoilt;
@@ -416,6 +430,8 @@ impl Scene {
         self.judge();
         let left = (self.stack.tcp_flows(), self.stack.udp_mappings(), self.host.open_sockets());
         let flows: Vec<_> = self.stack.flows().collect();
+        let usage = self.stack.usage();
+        assert_eq!((usage.reassembly_datagrams, usage.reassembly_bytes), (0, 0), "fragments are kept for ever");
         assert_eq!(left, (0, 0, self.listeners), "connections, mappings and sockets that nobody needs any more: {flows:?}");
     }
 }
