@@ -1,11 +1,13 @@
 //! From a capture file and its sidecar to packets of an engine's time: what is needed to play a recording.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::conversation::{self, Key};
 use super::form::{self, Place};
 use super::packet::{ethernet, is_virtual};
 use super::sidecar::{Clock, Sidecar};
+use super::wholes::{self, Whole};
 use super::{Logged, ReplayError};
 use crate::config::{Config, qemu};
 use crate::frame::Offloads;
@@ -36,6 +38,8 @@ pub(super) struct Scene {
     pub(super) packets: Vec<Logged>,
     /// The conversation of each packet.
     pub(super) keys: Vec<Key>,
+    /// What fragments make together.
+    wholes: HashMap<usize, Whole>,
     pub(super) config: Config,
     pub(super) seed: u64,
     pub(super) clock: Clock,
@@ -66,6 +70,7 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
         interfaces,
         packets: Vec::new(),
         keys: Vec::new(),
+        wholes: HashMap::new(),
         config,
         seed: sidecar.seed.unwrap_or(1),
         clock: sidecar.clock,
@@ -80,6 +85,7 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
     let is_super_frame = |packet: &Logged| packet.note.gso.is_some() && packet.bytes.len() == packet.original_len;
     scene.segmented = scene.interfaces.iter().any(takes) && !scene.packets.iter().any(is_super_frame);
     scene.keys = conversation::assign(&scene.packets);
+    scene.wholes = wholes::find(&scene.packets);
     Ok(scene)
 }
 
@@ -147,6 +153,14 @@ impl Scene {
             bytes: packet.data.to_vec(),
             original_len: packet.original_len.max(packet.data.len()).min(crate::frame::MAX_FRAME.max(packet.data.len())),
             note,
+        }
+    }
+
+    /// The conversation and the frame of a packet; of the one that was cut, if this fragment stands for it.
+    pub(super) fn whole(&self, index: usize) -> (Key, &[u8]) {
+        match self.wholes.get(&index) {
+            Some(whole) => (whole.key, &whole.bytes),
+            None => (self.keys[index], &self.packets[index].bytes),
         }
     }
 

@@ -242,7 +242,7 @@ impl Player<'_> {
         if let Some(made) = self.stage.host.last_connection().filter(|made| Some(*made) != connections) {
             self.connections.insert(key, made);
         }
-        self.note_socket(packet.port, key, datagrams);
+        self.note_socket(packet.port, scene.whole(index).0, datagrams);
         if let Some(sent) = self.stage.host.sent_echoes().get(echoes) {
             self.pings.insert(key, sent.from());
         }
@@ -324,9 +324,9 @@ impl Player<'_> {
 
     fn datagram(&mut self, index: usize) {
         let packet = &self.scene.packets[index];
-        let Key::Udp { port, guest, remote } = self.scene.keys[index] else { return };
-        let Some(udp) = Udp::of(&packet.bytes) else { return };
-        let mut payload = packet.bytes.get(udp.payload).unwrap_or_default().to_vec();
+        let (Key::Udp { port, guest, remote }, bytes) = self.scene.whole(index) else { return };
+        let Some(udp) = Udp::of(bytes) else { return };
+        let mut payload = bytes.get(udp.payload).unwrap_or_default().to_vec();
         payload.resize(payload.len() + packet.original_len - packet.bytes.len(), 0);
         let socket = self.sockets.get(&(port, guest)).copied();
         let forward = forward_to(self.stage.forwards(), Protocol::Udp, guest);
@@ -381,9 +381,8 @@ impl Player<'_> {
 
     /// The DNS server answers a question that the engine has passed on.
     fn answer(&mut self, index: usize) {
-        let packet = &self.scene.packets[index];
-        let Key::Udp { guest, remote, .. } = self.scene.keys[index] else { return };
-        let Some(message) = Udp::of(&packet.bytes).and_then(|udp| packet.bytes.get(udp.payload)) else { return };
+        let (Key::Udp { guest, remote, .. }, bytes) = self.scene.whole(index) else { return };
+        let Some(message) = Udp::of(bytes).and_then(|udp| bytes.get(udp.payload)) else { return };
         let is_for = |question: &Question| {
             question.way_back.guest == guest && question.way_back.server == remote && question.message.get(..2) == message.get(..2)
         };

@@ -124,7 +124,7 @@ pub(super) fn derive(scene: &Scene) -> Script {
     let mut solicited = Solicited::default();
     let mut latest: HashMap<Key, usize> = HashMap::new();
     for (index, packet) in scene.packets.iter().enumerate() {
-        let key = scene.keys[index];
+        let (key, _) = scene.whole(index);
         if script.skipped.contains(&key) {
             continue;
         }
@@ -164,7 +164,8 @@ fn headless(scene: &Scene) -> HashSet<Key> {
         // A scripted recording begins with its engine.
         return headless;
     }
-    for (key, packet) in scene.keys.iter().zip(&scene.packets) {
+    for (index, packet) in scene.packets.iter().enumerate() {
+        let (key, _) = &scene.whole(index);
         if let Key::Tcp { number: 0, .. } = key
             && let Some(tcp) = Tcp::of(&packet.bytes)
         {
@@ -312,13 +313,14 @@ impl Script {
 
     fn udp(&mut self, scene: &Scene, solicited: &mut Solicited, latest: &HashMap<Key, usize>, key: Key, index: usize) {
         let packet = &scene.packets[index];
+        let (_, bytes) = scene.whole(index);
         let Key::Udp { remote, guest, .. } = key else { return };
         if packet.direction == Direction::FromGuest {
             return;
         }
         if self.error(scene, latest, key, index) {
             // Somebody, or the engine itself, has told of it.
-        } else if Udp::of(&packet.bytes).is_some() {
+        } else if Udp::of(bytes).is_some() {
             if scene.is_dns(remote) {
                 self.at(packet.at, Op::Answer(index));
             } else {
