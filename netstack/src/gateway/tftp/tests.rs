@@ -139,6 +139,43 @@ fn a_client_without_options_gets_the_first_block_at_once() {
 }
 
 #[test]
+fn blocks_and_acknowledgements_that_are_lost_are_sent_again() {
+    let mut server = Server::new();
+    let client = server.begin("file", "blksize\x001000\0windowsize\x004\0");
+    let (_, from) = server.first_answer(&client);
+    client.socket.send_to(&message::acknowledgement(0), from).unwrap();
+    let (mut bytes, mut arrived) = (Vec::new(), 0_u16);
+    let mut lost_blocks = vec![3_u16, 12, 30];
+    let mut lost_acknowledgements = vec![8_u16, 31];
+    loop {
+        let number = {
+            let (_, message) = receive(&client.socket);
+            let number = u16::from_be_bytes([message[2], message[3]]);
+            let is_lost = lost_blocks.iter().position(|lost| *lost == number).map(|at| lost_blocks.remove(at)).is_some();
+            if !is_lost && number == arrived + 1 {
+                arrived = number;
+                bytes.extend_from_slice(&message[4..]);
+            }
+            number
+        };
+        // At the end of a window, also if it has a hole (RFC 7440 section 4).
+        if number.is_multiple_of(4) || number == 31 {
+            if let Some(at) = lost_acknowledgements.iter().position(|lost| *lost == arrived) {
+                lost_acknowledgements.remove(at);
+                continue;
+            }
+            client.socket.send_to(&message::acknowledgement(arrived), from).unwrap();
+            if arrived == 31 {
+                break;
+            }
+        }
+    }
+    assert_eq!(bytes, content());
+    assert_eq!((lost_blocks, lost_acknowledgements), (vec![], vec![]));
+    server.until_alive(0);
+}
+
+#[test]
 fn what_is_too_much_is_granted_in_part() {
     let mut server = Server::new();
     let client = server.begin("file", "blksize\x0065464\0windowsize\x0065535\0timeout\x00255\0");
