@@ -290,15 +290,22 @@ fn a_request_that_the_server_has_not_seen_makes_room_at_once() {
 }
 
 #[test]
-fn a_file_that_has_to_come_from_a_disk_is_the_same_file() {
+fn a_file_of_many_pieces_is_the_same_file() {
     let server = Server::new();
-    let root = Root::open(&server.place.path().join("served")).unwrap().without_telling();
-    let ticket = server.tftp.tickets.issue(b"file".to_vec()).unwrap();
-    let mut reader = reader::Reader::new(Arc::new(root), ticket);
-    let mut bytes = Vec::new();
-    let read = futures_lite::io::AsyncReadExt::read_to_end(&mut reader, &mut bytes);
-    assert_eq!(futures_lite::future::block_on(read).unwrap(), content().len());
-    assert_eq!(bytes, content());
+    let served = server.place.path().join("served");
+    let root = Arc::new(Root::open(&served).unwrap());
+    // Pieces have 64 KiB: one that is full is followed by another, also if nothing is left.
+    for len in [0, 1, 65_535, 65_536, 65_537, 131_072, 500_000] {
+        let content: Vec<u8> = content().into_iter().cycle().take(len).collect();
+        fs::write(served.join("large"), &content).unwrap();
+        let ticket = server.tftp.tickets.issue(b"large".to_vec()).unwrap();
+        let mut reader = reader::Reader::new(Arc::clone(&root), Arc::clone(&ticket));
+        let mut bytes = Vec::new();
+        let read = futures_lite::io::AsyncReadExt::read_to_end(&mut reader, &mut bytes);
+        assert_eq!(futures_lite::future::block_on(read).unwrap(), len);
+        assert!(bytes == content, "{len} bytes");
+        assert_eq!(ticket.opened.get(), Some(&Ok(len as u64)));
+    }
 }
 
 #[test]
