@@ -129,7 +129,8 @@ impl TftpService for Tftp {
         let Transfer { ticket, asked, granted, .. } = transfers.get_mut(&transfer)?;
         let most = window_for(room, granted.block_size.unwrap_or(BLOCK)).min(LARGEST_WINDOW);
         granted.window_size = asked.window_size.map(|blocks| blocks.min(most));
-        tickets.present(ticket, client);
+        let window = usize::from(granted.window_size.unwrap_or(1)) * usize::from(granted.block_size.unwrap_or(BLOCK));
+        tickets.present(ticket, client, window);
         let ours = Options { transfer_size: Some(0), ..*granted };
         let datagram = Request { name: ticket.key.name().into_bytes(), options: ours }.write();
         Some(TftpOpening { server: server.address, datagram })

@@ -97,5 +97,6 @@ fn what_is_in_memory_is_read_at_once() {
     // It was just written; where the file system cannot tell, waiting reads the same.
     let len = file.read_now(&mut bytes, 2).unwrap().unwrap_or_else(|| file.read(&mut bytes, 2).unwrap());
     assert_eq!(&bytes[..len], b"kernel");
+    assert_eq!(root.without_telling().file(b"kernel").unwrap().read_now(&mut bytes, 2).unwrap(), None);
     assert_eq!(file.read(&mut bytes, 100).unwrap(), 0);
 }

@@ -57,6 +57,15 @@ async fn a_file_is_sent_with_its_length_and_kind() {
 }
 
 #[tokio::test]
+async fn a_file_that_has_to_come_from_a_disk_is_the_same_file() {
+    let mut server = Server::new();
+    let root = Root::open(&server.place.path().join("served")).unwrap().without_telling();
+    server.http.root = Arc::new(root);
+    let answer = server.ask("GET /a%20file.efi HTTP/1.1\r\nHost: 10.0.2.2\r\n\r\n").await;
+    assert!(answer.ends_with("\r\n\r\n0123456789"), "{answer}");
+}
+
+#[tokio::test]
 async fn the_head_is_that_of_the_file_without_the_file() {
     let answer = Server::new().ask("HEAD /a%20file.efi HTTP/1.1\r\nHost: 10.0.2.2\r\n\r\n").await;
     assert_eq!(status(&answer), "200");

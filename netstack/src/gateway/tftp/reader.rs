@@ -1,12 +1,13 @@
 //! Reading a file for the server, without keeping its thread from other transfers.
 //!
-//! What the kernel has in memory is read straight into the block. What has to come from a disk is fetched by a thread that may wait, a
-//! good piece at a time, so that most blocks cost no change of threads.
+//! The server reads a window whole, sends it, and waits for the guest. While it does the last two, a thread that may wait for disks fetches
+//! what comes next. So a transfer holds twice what it sends at a time, in two buffers that are used by turns, and few blocks cost a
+//! change of threads.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use blocking::Task;
 use futures_lite::{AsyncRead, FutureExt};
@@ -14,42 +15,88 @@ use futures_lite::{AsyncRead, FutureExt};
 use super::ticket::Ticket;
 use crate::gateway::files::{PlainFile, Refused, Root};
 
-/// Bytes that are fetched from a disk at a time.
-const AHEAD: usize = 256 << 10;
+/// Bytes that are fetched at a time, at least: small blocks, one at a time, need not each cost a change of threads.
+const LEAST: usize = 64 << 10;
+
+/// Likewise at most: a window of 16 of the largest blocks.
+const MOST: usize = 16 << 16;
 
 /// The file of one transfer.
 pub(super) struct Reader {
     ticket: Arc<Ticket>,
     state: State,
-    offset: u64,
-    /// What was fetched and not read yet.
-    ahead: Vec<u8>,
+    /// What was fetched, and how much of it was read.
+    pieces: Vec<u8>,
     taken: usize,
 }
 
 enum State {
-    Opening(Task<Result<PlainFile, Refused>>),
-    Open(Arc<PlainFile>),
-    Fetching(Arc<PlainFile>, Task<io::Result<Vec<u8>>>),
+    /// The file is being opened, and its beginning fetched.
+    Opening(Task<Result<Fetched, Refused>>),
+    /// What follows is being fetched.
+    Fetching(Task<io::Result<Fetched>>),
+    /// Everything was fetched.
+    AtEnd,
+    /// There was an error.
     Ended,
+}
+
+/// A piece of a file.
+struct Fetched {
+    file: PlainFile,
+    bytes: Vec<u8>,
+    /// Where the next piece begins.
+    next: u64,
+}
+
+impl Fetched {
+    /// Reads up to `want` bytes at `offset`, into a buffer that is used again. A file that grows meanwhile ends where the guest was told that
+    /// it does; one that has become shorter ends there.
+    fn read(file: PlainFile, offset: u64, want: usize, mut bytes: Vec<u8>) -> io::Result<Self> {
+        let left = usize::try_from(file.size().saturating_sub(offset)).unwrap_or(usize::MAX);
+        bytes.resize(want.min(left), 0);
+        let mut len = 0;
+        while len < bytes.len() {
+            match file.read(&mut bytes[len..], offset + len as u64) {
+                Ok(0) => break,
+                Ok(more) => len += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(len);
+        Ok(Self { file, bytes, next: offset + len as u64 })
+    }
 }
 
 impl Reader {
     /// Starts to open the file of `ticket`.
     pub(super) fn new(root: Arc<Root>, ticket: Arc<Ticket>) -> Self {
-        let file = ticket.file.clone();
-        let state = State::Opening(blocking::unblock(move || root.file(&file)));
-        Self { ticket, state, offset: 0, ahead: Vec::new(), taken: 0 }
+        let (name, want) = (ticket.file.clone(), Self::want(&ticket));
+        let open = move || {
+            let file = root.file(&name)?;
+            Fetched::read(file, 0, want, Vec::new()).map_err(|_| Refused::Failed)
+        };
+        let state = State::Opening(blocking::unblock(open));
+        Self { ticket, state, pieces: Vec::new(), taken: 0 }
     }
 
-    /// What was fetched, as much of it as there is.
-    fn take_ahead(&mut self, into: &mut [u8]) -> usize {
-        let rest = self.ahead.get(self.taken..).unwrap_or_default();
-        let len = rest.len().min(into.len());
-        into[..len].copy_from_slice(&rest[..len]);
-        self.taken += len;
-        self.offset += len as u64;
-        len
+    fn want(ticket: &Ticket) -> usize {
+        ticket.window_bytes().clamp(LEAST, MOST)
+    }
+
+    /// Takes a piece, and has the next one fetched.
+    fn take(&mut self, fetched: Fetched) {
+        let Fetched { file, bytes, next } = fetched;
+        let want = Self::want(&self.ticket);
+        let buffer = std::mem::replace(&mut self.pieces, bytes);
+        self.taken = 0;
+        // A piece that is not full is the last one.
+        if self.pieces.len() < want {
+            self.state = State::AtEnd;
+            return;
+        }
+        self.state = State::Fetching(blocking::unblock(move || Fetched::read(file, next, want, buffer)));
     }
 
     fn end(&mut self, error: io::Error) -> Poll<io::Result<usize>> {
@@ -65,58 +112,29 @@ impl AsyncRead for Reader {
             return this.end(io::ErrorKind::ConnectionAborted.into());
         }
         loop {
+            let rest = this.pieces.get(this.taken..).unwrap_or_default();
+            if !rest.is_empty() {
+                let len = rest.len().min(into.len());
+                into[..len].copy_from_slice(&rest[..len]);
+                this.taken += len;
+                return Poll::Ready(Ok(len));
+            }
             match &mut this.state {
                 State::Opening(task) => {
-                    let opened = std::task::ready!(task.poll(cx));
+                    let opened = ready!(task.poll(cx));
                     // The engine must know before the server says a word.
-                    let _ = this.ticket.opened.set(opened.as_ref().map(PlainFile::size).map_err(|why| *why));
+                    let told = opened.as_ref().map(|fetched| fetched.file.size()).map_err(|why| *why);
+                    let _ = this.ticket.opened.set(told);
                     match opened {
-                        Ok(file) => this.state = State::Open(Arc::new(file)),
+                        Ok(fetched) => this.take(fetched),
                         Err(_) => return this.end(io::ErrorKind::NotFound.into()),
                     }
                 }
-                State::Open(file) => {
-                    let file = Arc::clone(file);
-                    // A file that grows meanwhile ends where the guest was told that it does.
-                    let left = file.size().saturating_sub(this.offset);
-                    let most = usize::try_from(left).unwrap_or(usize::MAX).min(into.len());
-                    let into = &mut into[..most];
-                    if into.is_empty() {
-                        return Poll::Ready(Ok(0));
-                    }
-                    let len = this.take_ahead(into);
-                    if len > 0 {
-                        return Poll::Ready(Ok(len));
-                    }
-                    match file.read_now(into, this.offset) {
-                        Ok(Some(len)) => {
-                            this.offset += len as u64;
-                            return Poll::Ready(Ok(len));
-                        }
-                        Ok(None) => {
-                            let (file, offset, mut bytes) = (Arc::clone(&file), this.offset, std::mem::take(&mut this.ahead));
-                            let fetching = Arc::clone(&file);
-                            let task = blocking::unblock(move || {
-                                bytes.resize(AHEAD, 0);
-                                let len = fetching.read(&mut bytes, offset)?;
-                                bytes.truncate(len);
-                                Ok(bytes)
-                            });
-                            this.state = State::Fetching(file, task);
-                        }
-                        Err(error) => return this.end(error),
-                    }
-                }
-                State::Fetching(file, task) => {
-                    let fetched = std::task::ready!(task.poll(cx));
-                    this.state = State::Open(Arc::clone(file));
-                    match fetched {
-                        // The file has become shorter.
-                        Ok(bytes) if bytes.is_empty() => return Poll::Ready(Ok(0)),
-                        Ok(bytes) => (this.ahead, this.taken) = (bytes, 0),
-                        Err(error) => return this.end(error),
-                    }
-                }
+                State::Fetching(task) => match ready!(task.poll(cx)) {
+                    Ok(fetched) => this.take(fetched),
+                    Err(error) => return this.end(error),
+                },
+                State::AtEnd => return Poll::Ready(Ok(0)),
                 State::Ended => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             }
         }

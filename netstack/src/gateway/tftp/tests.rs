@@ -139,6 +139,43 @@ fn a_client_without_options_gets_the_first_block_at_once() {
 }
 
 #[test]
+fn blocks_and_acknowledgements_that_are_lost_are_sent_again() {
+    let mut server = Server::new();
+    let client = server.begin("file", "blksize\x001000\0windowsize\x004\0");
+    let (_, from) = server.first_answer(&client);
+    client.socket.send_to(&message::acknowledgement(0), from).unwrap();
+    let (mut bytes, mut arrived) = (Vec::new(), 0_u16);
+    let mut lost_blocks = vec![3_u16, 12, 30];
+    let mut lost_acknowledgements = vec![8_u16, 31];
+    loop {
+        let number = {
+            let (_, message) = receive(&client.socket);
+            let number = u16::from_be_bytes([message[2], message[3]]);
+            let is_lost = lost_blocks.iter().position(|lost| *lost == number).map(|at| lost_blocks.remove(at)).is_some();
+            if !is_lost && number == arrived + 1 {
+                arrived = number;
+                bytes.extend_from_slice(&message[4..]);
+            }
+            number
+        };
+        // At the end of a window, also if it has a hole (RFC 7440 section 4).
+        if number.is_multiple_of(4) || number == 31 {
+            if let Some(at) = lost_acknowledgements.iter().position(|lost| *lost == arrived) {
+                lost_acknowledgements.remove(at);
+                continue;
+            }
+            client.socket.send_to(&message::acknowledgement(arrived), from).unwrap();
+            if arrived == 31 {
+                break;
+            }
+        }
+    }
+    assert_eq!(bytes, content());
+    assert_eq!((lost_blocks, lost_acknowledgements), (vec![], vec![]));
+    server.until_alive(0);
+}
+
+#[test]
 fn what_is_too_much_is_granted_in_part() {
     let mut server = Server::new();
     let client = server.begin("file", "blksize\x0065464\0windowsize\x0065535\0timeout\x00255\0");
@@ -253,15 +290,22 @@ fn a_request_that_the_server_has_not_seen_makes_room_at_once() {
 }
 
 #[test]
-fn a_file_that_has_to_come_from_a_disk_is_the_same_file() {
+fn a_file_of_many_pieces_is_the_same_file() {
     let server = Server::new();
-    let root = Root::open(&server.place.path().join("served")).unwrap().without_telling();
-    let ticket = server.tftp.tickets.issue(b"file".to_vec()).unwrap();
-    let mut reader = reader::Reader::new(Arc::new(root), ticket);
-    let mut bytes = Vec::new();
-    let read = futures_lite::io::AsyncReadExt::read_to_end(&mut reader, &mut bytes);
-    assert_eq!(futures_lite::future::block_on(read).unwrap(), content().len());
-    assert_eq!(bytes, content());
+    let served = server.place.path().join("served");
+    let root = Arc::new(Root::open(&served).unwrap());
+    // Pieces have 64 KiB: one that is full is followed by another, also if nothing is left.
+    for len in [0, 1, 65_535, 65_536, 65_537, 131_072, 500_000] {
+        let content: Vec<u8> = content().into_iter().cycle().take(len).collect();
+        fs::write(served.join("large"), &content).unwrap();
+        let ticket = server.tftp.tickets.issue(b"large".to_vec()).unwrap();
+        let mut reader = reader::Reader::new(Arc::clone(&root), Arc::clone(&ticket));
+        let mut bytes = Vec::new();
+        let read = futures_lite::io::AsyncReadExt::read_to_end(&mut reader, &mut bytes);
+        assert_eq!(futures_lite::future::block_on(read).unwrap(), len);
+        assert!(bytes == content, "{len} bytes");
+        assert_eq!(ticket.opened.get(), Some(&Ok(len as u64)));
+    }
 }
 
 #[test]

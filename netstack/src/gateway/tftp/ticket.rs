@@ -33,6 +33,8 @@ pub(super) struct Ticket {
     client: OnceLock<SocketAddr>,
     /// The file, as the guest calls it.
     pub(super) file: Vec<u8>,
+    /// Bytes in a window, once that is known.
+    window: OnceLock<usize>,
     /// What has come of opening it: its length, or why not.
     pub(super) opened: OnceLock<Result<u64, Refused>>,
     /// The server has closed its socket, or will not open one.
@@ -43,6 +45,11 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    /// Bytes that are sent before an acknowledgement is waited for.
+    pub(super) fn window_bytes(&self) -> usize {
+        self.window.get().copied().unwrap_or_default()
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
@@ -95,6 +102,7 @@ impl Tickets {
             proof,
             client: OnceLock::new(),
             file,
+            window: OnceLock::new(),
             opened: OnceLock::new(),
             over: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
@@ -102,9 +110,10 @@ impl Tickets {
         }))
     }
 
-    /// Lets the server take this ticket, once, for a request from `client`.
-    pub(super) fn present(&self, ticket: &Arc<Ticket>, client: SocketAddr) {
+    /// Lets the server take this ticket, once, for a request from `client` for windows of so many bytes.
+    pub(super) fn present(&self, ticket: &Arc<Ticket>, client: SocketAddr, window: usize) {
         let _ = ticket.client.set(client);
+        let _ = ticket.window.set(window);
         self.waiting().insert(ticket.key, Arc::clone(ticket));
     }
 

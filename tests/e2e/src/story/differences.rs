@@ -54,7 +54,7 @@ pub const KNOWN: &[Known] = &[
     Known {
         what: "DHCP*: option 66",
         libslirp: "absent",
-        slipway: "TFTPServerName(`10.0.2.2`)",
+        slipway: "TFTPServerName(*)",
         why: "who asks for the server to boot from is told the gateway, where it serves files; libslirp has it only in a field",
     },
     Known {
