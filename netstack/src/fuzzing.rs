@@ -4,4 +4,5 @@
 
 pub use crate::control::fuzzing as api;
 pub use crate::gateway::dns::fuzzing as dns;
+pub use crate::gateway::tftp::fuzzing as tftp;
 pub use crate::port::stream::fuzzing as framing;

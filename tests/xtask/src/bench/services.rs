@@ -9,6 +9,7 @@ mod dns;
 mod figure;
 mod forwards;
 mod hostfwd;
+mod tftp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Part {
     Forwards,
     /// Commands over the API while a guest transfers as much as it can.
     Api,
+    /// A file from the gateway, beside libslirp's TFTP server.
+    Tftp,
 }
 
 impl Part {
@@ -67,6 +70,7 @@ impl Part {
             Self::Hostfwd => hostfwd::measure(options),
             Self::Forwards => forwards::measure(options),
             Self::Api => api::measure(options),
+            Self::Tftp => tftp::measure(options),
         }
     }
 }
