@@ -192,10 +192,10 @@ pub const KNOWN: &[Known] = &[
         why: "a host that is there and has no such port says so; that its network cannot be reached is not true",
     },
     Known {
-        what: "answer of a closed port: told",
-        libslirp: "ICMP type 3 code 3",
-        slipway: "nothing",
-        why: "not better: errors of the host's datagram sockets are not told yet. libslirp's comes from 127.0.0.1, which guests drop",
+        what: "answer of a closed port: from",
+        libslirp: "127.0.0.1",
+        slipway: "10.0.2.2",
+        why: "the gateway stands for the host's loopback address, which guests are never shown: what comes from there, they drop",
     },
     Known {
         what: "answer to what makes no sense: told",
