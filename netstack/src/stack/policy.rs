@@ -198,6 +198,12 @@ impl Policy {
         if ours || link_local || ip.is_loopback() || ip.is_unspecified() { self.gateway(ip.is_ipv4()) } else { Some(ip) }
     }
 
+    /// How a guest that a forward leads to by IPv4, or by IPv6, is shown a client: as above, or as the gateway if it is of the other
+    /// family.
+    pub(crate) fn client_as_seen_by_guest(&self, client: IpAddr, ipv4: bool) -> Option<IpAddr> {
+        self.as_seen_by_guest(client).filter(|seen| seen.is_ipv4() == ipv4).or_else(|| self.gateway(ipv4))
+    }
+
     /// The gateway's address in a family.
     pub(crate) fn gateway(&self, ipv4: bool) -> Option<IpAddr> {
         self.gateways[usize::from(!ipv4)]

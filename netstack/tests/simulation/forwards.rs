@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use netstack::config::Protocol;
+use netstack::config::{Config, Protocol};
 use netstack::host::sim::{Operation, Program, Server, pattern};
 use netstack::stack::Listen;
 use netstack::time::Duration;
@@ -151,6 +151,24 @@ fn clients_of_a_socket_in_the_file_system_are_seen_as_the_gateway_each_with_its_
         assert!(world.end_forward(forward, true));
         assert!(world.host.connections().all(|client| client.saw_reset()));
         assert!(world.host.dial_local(path, &Server::new(Program::Idle)).is_err());
+    }
+}
+
+#[test]
+fn a_client_of_another_family_is_the_gateway_also_where_its_own_family_is_off() {
+    let path = Path::new("/run/ssh.sock");
+    let config = Config { ipv4: None, ..Config::default() };
+    for (listen, client) in [(Listen::Path(path), None), (port(Protocol::Tcp, at("127.0.0.1:2222")), Some(at("127.0.0.1:5555")))] {
+        let mut world = World::by_hand_with(config.clone());
+        world.add_forward(listen, at("[fec0::15]:22"));
+        let server = Server::new(Program::Idle);
+        match client {
+            None => world.host.dial_local(path, &server).unwrap(),
+            Some(client) => world.host.dial(at("127.0.0.1:2222"), client, &server).unwrap(),
+        };
+        world.settle();
+        let syn = world.take_segments().pop().unwrap();
+        assert_eq!(syn.source.ip(), at("[fec0::2]:0").ip(), "{syn:?}");
     }
 }
 

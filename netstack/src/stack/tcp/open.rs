@@ -310,8 +310,7 @@ impl Relay {
     /// How the guest sees a client: its own address and port, where those are free and a guest can be shown them. One that has none, such
     /// as that of a UNIX socket, is seen as the gateway with a free port.
     fn key_for_client(&mut self, shared: &Shared, client: SocketAddr, guest: SocketAddr) -> Option<FlowKey> {
-        let seen = shared.policy.as_seen_by_guest(client.ip())?;
-        let seen = if seen.is_ipv4() == guest.is_ipv4() { seen } else { shared.policy.gateway(guest.is_ipv4())? };
+        let seen = shared.policy.client_as_seen_by_guest(client.ip(), guest.is_ipv4())?;
         let key = |port| FlowKey { guest, remote: SocketAddr::new(seen, port) };
         if client.port() != 0 {
             let ports = (0..PORT_TRIES).map(|n| client.port().wrapping_sub(n));

@@ -166,8 +166,7 @@ impl Forwards {
             return None;
         }
         let guest = self.forwards.get(forward as usize)?.guest;
-        let ip = shared.policy.as_seen_by_guest(real.ip())?;
-        let ip = if ip.is_ipv4() == guest.is_ipv4() { ip } else { shared.policy.gateway(guest.is_ipv4())? };
+        let ip = shared.policy.client_as_seen_by_guest(real.ip(), guest.is_ipv4())?;
         let seen = (0..PORT_TRIES)
             .map(|n| SocketAddr::new(ip, real.port().wrapping_sub(n)))
             .find(|seen| seen.port() != 0 && !self.by_guest.contains_key(&(guest, *seen)))?;
