@@ -7,6 +7,7 @@
 //! It is a part of the library so that `slipway-vm` can tell failures in the same words, and begin its demonstration with this one's.
 
 mod capture;
+pub mod check;
 mod cli;
 pub mod completions;
 pub mod demo;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Check { json } => check::run(json),
         Command::Completions { shell } => completions::completions(Cli::command(), shell),
         Command::Man { dir } => completions::man(Cli::command(), dir.as_deref()),
     };

@@ -410,7 +410,7 @@ impl Host for KernelHost {
                 return error;
             }
             if !std::mem::replace(&mut self.ping_forbidden, true) {
-                tracing::warn!(%error, "guests cannot ping the world: {}", super::PING_REMEDY);
+                tracing::warn!(%error, "guests cannot ping the world, for this user may not send echo requests. {}", super::PING_REMEDY);
             }
             io::ErrorKind::PermissionDenied.into()
         })?;

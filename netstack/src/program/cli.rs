@@ -63,6 +63,13 @@ pub(crate) enum Command {
     /// Play recordings against the engine, and tell what it does otherwise than it did
     #[command(after_long_help = with_options(REPLAY_HELP))]
     Replay(ReplayArgs),
+    /// Report what this machine offers, with the remedy for what is missing
+    #[command(after_long_help = CHECK_HELP)]
+    Check {
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print completions for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
     Completions {
@@ -132,6 +139,13 @@ Examples:
   slipway replay --user ipv6=off dump.pcap      a recording by QEMU's filter-dump or tcpdump
 
 Exit codes: 0 if everything is as recorded, 1 if something is not, 2 if a file cannot be used.";
+
+const CHECK_HELP: &str = "\
+Examples:
+  slipway check
+  slipway check --json | jq '.findings[] | select(.state != \"good\")'
+
+Exit codes: 0 if commands and network namespaces can have a network here, 1 if not.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:

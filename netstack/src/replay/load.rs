@@ -1,7 +1,7 @@
 //! From a capture file and its sidecar to packets of an engine's time: what is needed to play a recording.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::conversation::{self, Key};
 use super::form::{self, Place};
@@ -15,6 +15,7 @@ use crate::pcap::note::{Note, NotedChecksum, PortNote, SectionNote};
 use crate::pcap::read::{self, Format, Interface, Packet, Recording};
 use crate::pcap::write::Direction;
 use crate::port::PortId;
+use crate::stack::LINK_LOCAL_GATEWAY;
 use crate::time::{Duration, Instant};
 
 /// The MTU where nobody says another.
@@ -169,6 +170,21 @@ impl Scene {
         let v6 = self.config.ipv6.as_ref().is_some_and(|config| remote.ip() == config.gateway);
         let loopback = if ipv4 { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
         if v4 || v6 || remote.is_ipv4() != ipv4 { SocketAddr::new(loopback, remote.port()) } else { remote }
+    }
+
+    /// Whether this is the gateway's address.
+    pub(super) fn is_gateway(&self, ip: IpAddr) -> bool {
+        let v4 = self.config.ipv4.as_ref().is_some_and(|config| ip == config.gateway);
+        v4 || self.config.ipv6.as_ref().is_some_and(|config| ip == config.gateway || ip == LINK_LOCAL_GATEWAY)
+    }
+
+    /// Whether this can only be the address of a virtual host: one of the guests' own network.
+    pub(super) fn is_virtual_host(&self, ip: IpAddr) -> bool {
+        let within = match ip {
+            IpAddr::V4(ip) => self.config.ipv4.as_ref().is_some_and(|config| config.net.contains(&ip)),
+            IpAddr::V6(ip) => self.config.ipv6.as_ref().is_some_and(|config| config.prefix.contains(&ip)),
+        };
+        within || self.is_gateway(ip)
     }
 
     /// Whether this is the address of the DNS server.

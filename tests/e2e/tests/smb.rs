@@ -17,6 +17,8 @@ const NAMED: Surroundings = Surroundings {
     named: true,
     as_root: false,
     without_smbd: false,
+    routed: false,
+    ping_forbidden: false,
     without_network: false,
     open_files: None,
     extra_descriptors: false,

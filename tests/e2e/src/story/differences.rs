@@ -195,7 +195,7 @@ pub const KNOWN: &[Known] = &[
         what: "answer of a closed port: from",
         libslirp: "127.0.0.1",
         slipway: "10.0.2.2",
-        why: "the error comes from where the guest has sent its datagram to; guests drop what comes from a loopback address",
+        why: "the gateway stands for the host's loopback address, which guests are never shown: what comes from there, they drop",
     },
     Known { what: "answer of a closed port: hop limit", libslirp: "255", slipway: "64", why: "as of echo replies above" },
     Known {

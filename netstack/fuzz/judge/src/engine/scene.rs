@@ -8,7 +8,7 @@ use netstack::config::{Config, Limits, Protocol};
 use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
 use netstack::gateway::dhcp::DhcpServer;
 use netstack::gateway::dhcp6::Dhcp6Server;
-use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer};
+use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer, Way};
 use netstack::host::{Host, StreamService};
 use netstack::port::PortId;
 use netstack::sim::card;
@@ -129,6 +129,7 @@ impl Scene {
                 tcp_opening: 3,
                 tcp_held_bytes: 5000,
                 udp_mappings: 4,
+                icmp_mappings: 3,
                 udp_peers: 2,
                 neighbours: 3,
                 reassembly_datagrams: 3,
@@ -210,7 +211,14 @@ impl Scene {
         self.host.serve_service(StreamService::Dns, Server::new(Program::Echo));
         for ip in hosts() {
             self.host.serve_udp(SocketAddr::new(ip, 7), UdpServer::Echo);
+            self.host.serve_udp(SocketAddr::new(ip, 9), UdpServer::Closed);
         }
+        // The hosts of the world are two routers away, the first of which has a narrow link behind it.
+        let [near, far, ..] = hosts();
+        for (ip, routers) in [(near, [[203, 0, 113, 1], [203, 0, 113, 2]].map(IpAddr::from)), (far, ROUTERS_V6.map(IpAddr::V6))] {
+            self.host.lay(ip, Way::direct().router(routers[0], 1300).router(routers[1], 1500));
+        }
+        self.host.set_quoted(1000);
     }
 
     fn forward(&mut self, config: &Config) {
@@ -380,12 +388,12 @@ impl Scene {
         let (datagrams, bytes) = (usage.reassembly_datagrams, usage.reassembly_bytes);
         assert!(datagrams <= PORTS.len() * self.limits.reassembly_datagrams, "{datagrams} datagrams that are not whole");
         assert!(bytes <= PORTS.len() * self.limits.reassembly_bytes, "{bytes} bytes of fragments");
-        let sockets = self.host.open_sockets();
         let pings = usage.icmp_mappings;
-        assert!(pings <= self.limits.icmp_mappings, "{pings} mappings of pings");
+        assert!(pings <= self.limits.icmp_mappings, "{pings} ping mappings");
+        let sockets = self.host.open_sockets();
         assert!(
             sockets <= self.listeners + flows + mappings + pings,
-            "{sockets} sockets for {flows} connections, {mappings} mappings and {pings} pings"
+            "{sockets} sockets for {flows} connections and {mappings} mappings, and {pings} for pings"
         );
         for hand in &mut self.hands {
             hand.spoilt |= self.spoilt;
@@ -431,6 +439,9 @@ pub(super) fn hosts() -> [IpAddr; 4] {
         Ipv6Addr::LOCALHOST.into(),
     ]
 }
+
+/// The routers on the way to the second of them.
+const ROUTERS_V6: [Ipv6Addr; 2] = [Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2)];
 
 /// Where a guest sends to.
 pub(super) fn destinations() -> [IpAddr; 10] {
