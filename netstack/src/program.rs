@@ -10,6 +10,7 @@ mod capture;
 pub mod check;
 mod cli;
 pub mod completions;
+mod ctl;
 pub mod demo;
 mod descriptor;
 mod diagnose;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Netns(args) => netns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Check { json } => check::run(json),
         Command::Completions { shell } => completions::completions(Cli::command(), shell),

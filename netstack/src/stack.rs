@@ -68,7 +68,7 @@ use self::tcp::Relay;
 use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
-pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
+pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId, UdpFlowInfo};
 use crate::addr::MacAddr;
 use crate::config::{Config, Ipv6Config};
 use crate::frame::{Chunk, ETHERNET_HEADER, Frame, FrameMeta};
@@ -592,6 +592,11 @@ impl Stack {
     /// All TCP connections.
     pub fn flows(&self) -> impl Iterator<Item = FlowInfo> {
         self.tcp.flows()
+    }
+
+    /// All UDP mappings and clients of UDP forwards.
+    pub fn udp_flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.udp.flows(now)
     }
 }
 

@@ -87,6 +87,15 @@ fn a_directory_is_shared_by_an_ordinary_user_and_by_root() {
 }
 
 #[test]
+fn a_namespace_of_somebody_elses_is_served_too() {
+    let share = share();
+    let user = format!("smb={},guestfwd=::7-cmd:rev", share.path().display());
+    let mut guest = Options::default().user(&user).surroundings(NAMED).attached();
+    assert!(guest.succeed(&client(445, "", "ls")).contains("from-host"));
+    assert_eq!(guest.succeed("echo hello | socat -t 20 - TCP:10.0.2.4:7"), "olleh");
+}
+
+#[test]
 fn the_oldest_dialect_that_is_spoken_can_be_chosen() {
     let share = share();
     let old = "--option=clientminprotocol=NT1 -m NT1";

@@ -12,6 +12,7 @@
 //! | [`dns`] | questions, servers' answers, files | answers fit their questions, nothing outlives its TTL |
 //! | [`tftp`] | datagrams to the TFTP server | what is passed on is what was understood, and what is not is refused by its number |
 //! | [`config`] | the texts that users write | what is accepted works and can be written again, what is refused is told why |
+//! | [`api`] | requests to the API, in pieces | what is understood is understood again, what is not is refused in words |
 //! | [`capture_file`] | a capture file | what can be read is, can be written again, and harms no engine |
 //! | [`reassembly`] | fragments, and time | exactly the datagrams that were cut come out, or nothing |
 //! | [`stream_framing`] | a stream in pieces | every frame comes out whole and once |
@@ -21,6 +22,7 @@
 //! target learns something new.
 #![expect(clippy::missing_panics_doc, reason = "to panic is how all of this tells what is wrong")]
 
+pub mod api;
 pub mod capture_file;
 pub mod config;
 pub mod dhcp;
@@ -47,7 +49,8 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
+    Target { name: "api", judge: api::judge, seeds: api::seeds },
     Target { name: "frame", judge: frame::judge, seeds: frame::seeds },
     Target { name: "dhcp", judge: dhcp::judge, seeds: dhcp::seeds },
     Target { name: "dhcp6", judge: dhcp6::judge, seeds: dhcp6::seeds },

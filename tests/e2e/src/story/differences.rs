@@ -354,6 +354,19 @@ pub const KNOWN: &[Known] = &[
         slipway: "6",
         why: "not better: what overtakes is not kept, since the link to a guest does not do that; the guest sends it again",
     },
+    // Forwards from guests.
+    Known {
+        what: "echo reply of the forward's host: told",
+        libslirp: "*",
+        slipway: "ICMP type 0 code 0",
+        why: "a host that answers ARP answers a ping, as the gateway does; libslirp sends it on to a host that is not there",
+    },
+    Known {
+        what: "RST of a port that is not forwarded: told",
+        libslirp: "nothing",
+        slipway: "RST",
+        why: "a closed port of a virtual host is refused at once; libslirp looks for the guests' own address in the host's network",
+    },
 ];
 
 impl Known {

@@ -390,12 +390,14 @@ fn fragments(scene: &mut Scene, script: &mut Script<'_>) {
 
 /// Calls of the host that fail.
 fn fault(scene: &mut Scene, script: &mut Script<'_>) {
-    use Operation::{Accept, BindDatagram, Connect, OpenPing, OpenService, Peek, ReceiveFrom, Send, SendTo};
-    let operation = script.choose(&[Connect, OpenService, Accept, Send, Peek, BindDatagram, SendTo, ReceiveFrom, OpenPing]);
+    use Operation::{Accept, BindDatagram, Connect, ConnectLocal, OpenPing, OpenService, Peek, ReceiveFrom, Send, SendTo};
+    let operation =
+        script.choose(&[Connect, OpenService, Accept, Send, Peek, BindDatagram, SendTo, ReceiveFrom, OpenPing, ConnectLocal]);
     // EAGAIN, EMFILE, ECONNREFUSED, ENETUNREACH, ENOBUFS, ECONNRESET, EPIPE, EADDRNOTAVAIL, EACCES, EINTR, EMSGSIZE, EHOSTUNREACH.
     let errno = script.choose(&[11, 24, 111, 101, 105, 104, 32, 99, 13, 4, 90, 113]);
     // Nothing that may block is said to without an event that ends it.
-    let errno = if errno == 11 && !matches!(operation, Accept | ReceiveFrom) { 105 } else { errno };
+    // A local socket whose backlog is full is tried again.
+    let errno = if errno == 11 && !matches!(operation, Accept | ReceiveFrom | ConnectLocal) { 105 } else { errno };
     scene.host.fail(operation, errno, usize::from(script.byte() % 4));
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::addr::MacAddr;
-use netstack::config::{Config, Limits, Protocol};
+use netstack::config::{Config, GuestForward, GuestTarget, Limits, Protocol, SmbConfig};
 use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
 use netstack::gateway::dhcp::DhcpServer;
 use netstack::gateway::dhcp6::Dhcp6Server;
@@ -138,6 +138,10 @@ impl Scene {
                 ..Limits::default()
             };
         }
+        if sizes & 8 != 0 {
+            config.guest_forwards = guest_forwards();
+            config.smb = Some(SmbConfig { server: Some(Ipv4Addr::new(10, 0, 2, 77)), ..SmbConfig::default() });
+        }
         match flags >> 6 {
             1 => config.ipv4 = None,
             2 => config.ipv6 = None,
@@ -209,6 +213,8 @@ impl Scene {
             }
         }
         self.host.serve_service(StreamService::Dns, Server::new(Program::Echo));
+        self.host.serve_service(StreamService::GuestForward(1), Server::new(Program::Echo));
+        self.host.serve_local("/run/server", Server::new(Program::Source(100_000)));
         for ip in hosts() {
             self.host.serve_udp(SocketAddr::new(ip, 7), UdpServer::Echo);
             self.host.serve_udp(SocketAddr::new(ip, 9), UdpServer::Closed);
@@ -388,12 +394,12 @@ impl Scene {
         let (datagrams, bytes) = (usage.reassembly_datagrams, usage.reassembly_bytes);
         assert!(datagrams <= PORTS.len() * self.limits.reassembly_datagrams, "{datagrams} datagrams that are not whole");
         assert!(bytes <= PORTS.len() * self.limits.reassembly_bytes, "{bytes} bytes of fragments");
-        let pings = usage.icmp_mappings;
-        assert!(pings <= self.limits.icmp_mappings, "{pings} ping mappings");
         let sockets = self.host.open_sockets();
+        let pings = usage.icmp_mappings;
+        assert!(pings <= self.limits.icmp_mappings, "{pings} mappings of pings");
         assert!(
             sockets <= self.listeners + flows + mappings + pings,
-            "{sockets} sockets for {flows} connections and {mappings} mappings, and {pings} for pings"
+            "{sockets} sockets for {flows} connections, {mappings} mappings and {pings} pings"
         );
         for hand in &mut self.hands {
             hand.spoilt |= self.spoilt;
@@ -442,6 +448,17 @@ pub(super) fn hosts() -> [IpAddr; 4] {
 
 /// The routers on the way to the second of them.
 const ROUTERS_V6: [Ipv6Addr; 2] = [Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2)];
+
+/// Servers at an address of the guests' network, at ports where others have theirs too.
+fn guest_forwards() -> Vec<GuestForward> {
+    let targets = [
+        GuestTarget::Unix("/run/server".into()),
+        GuestTarget::Command("cat".to_owned()),
+        GuestTarget::Tcp(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 81)),
+    ];
+    let forward = |(port, target)| GuestForward { server: Some(Ipv4Addr::new(10, 0, 2, 77).into()), port, target };
+    (80..).zip(targets).map(forward).collect()
+}
 
 /// Where a guest sends to.
 pub(super) fn destinations() -> [IpAddr; 10] {
