@@ -244,7 +244,7 @@ impl Player<'_> {
         }
         self.note_socket(packet.port, scene.whole(index).0, datagrams);
         if let Some(sent) = self.stage.host.sent_echoes().get(echoes) {
-            self.pings.insert(key, sent.from());
+            self.pings.insert(scene.whole(index).0, sent.from());
         }
         self.questions.extend(self.stage.take_questions());
         self.collect();
@@ -346,12 +346,12 @@ impl Player<'_> {
 
     /// Somebody answers an echo request.
     fn echo(&mut self, index: usize) {
-        let (packet, key) = (&self.scene.packets[index], self.scene.keys[index]);
+        let (key, bytes) = self.scene.whole(index);
         let Key::Icmp { remote, .. } = key else { return };
-        let (Some(socket), Some(icmp)) = (self.pings.get(&key), Icmp::of(&packet.bytes)) else { return };
-        let message = packet.bytes.get(icmp.body.start - ICMP_HEADER..icmp.body.end).unwrap_or_default();
+        let (Some(socket), Some(icmp)) = (self.pings.get(&key), Icmp::of(bytes)) else { return };
+        let message = bytes.get(icmp.body.start - ICMP_HEADER..icmp.body.end).unwrap_or_default();
         // We are a router on its way.
-        let hop_limit = packet.bytes.get(if remote.is_ipv4() { 22 } else { 21 }).copied().unwrap_or(64).saturating_add(1);
+        let hop_limit = bytes.get(if remote.is_ipv4() { 22 } else { 21 }).copied().unwrap_or(64).saturating_add(1);
         self.stage.host.inject_echo_reply(*socket, remote, message, hop_limit);
     }
 
