@@ -135,6 +135,12 @@ pub const KNOWN: &[Known] = &[
         slipway: "nothing",
         why: "a DHCP message that ends within its header or its options is dropped; libslirp takes what follows it in memory for a part of it",
     },
+    Known {
+        what: "DHCPv6*: told",
+        libslirp: "nothing",
+        slipway: "*",
+        why: "libslirp's DHCPv6 only informs; here guests get addresses too (RFC 8415), and whoever asks is answered",
+    },
     // ARP and neighbour discovery.
     Known {
         what: "answer to what makes no sense: told",
