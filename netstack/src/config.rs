@@ -195,6 +195,8 @@ impl Default for DnsConfig {
 pub struct BootConfig {
     /// The directory whose files the TFTP server on the gateway serves; `None` for no server.
     pub tftp_root: Option<PathBuf>,
+    /// The directory whose files the HTTP server on the gateway serves, at port 80; `None` for no server.
+    pub http_root: Option<PathBuf>,
 }
 
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
@@ -218,6 +220,8 @@ pub struct Limits {
     pub icmp_errors_per_second: u32,
     /// TFTP transfers, until the server has closed them.
     pub tftp_transfers: usize,
+    /// Connections to the HTTP server.
+    pub http_connections: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,
     /// Datagrams of which some fragments have come and others are missing; behind each port, so that guests cannot displace each other's.
@@ -240,6 +244,7 @@ impl Default for Limits {
             icmp_mappings: 1024,
             icmp_errors_per_second: 1000,
             tftp_transfers: 64,
+            http_connections: 64,
             neighbours: 1024,
             reassembly_datagrams: 64,
             reassembly_bytes: 4 << 20,

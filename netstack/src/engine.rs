@@ -31,6 +31,7 @@ use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
 use self::services::Gateway;
 use crate::config::Config;
+use crate::gateway::files::RootError;
 use crate::gateway::{dns, smb, tftp};
 use crate::host::kernel::{self, KernelHost};
 use crate::host::{Event, Host};
@@ -75,6 +76,9 @@ pub enum EngineError {
     /// The TFTP server did not start.
     #[error(transparent)]
     Tftp(#[from] tftp::StartError),
+    /// The HTTP server did not start.
+    #[error("http: {0}")]
+    Http(#[from] RootError),
 }
 
 /// A user-mode network: a stack, the host's sockets, the services, and the ports to the guests.

@@ -7,5 +7,6 @@ pub mod dns;
 pub mod files;
 pub(crate) mod guest_forward;
 pub mod hook;
+pub mod http;
 pub mod smb;
 pub mod tftp;

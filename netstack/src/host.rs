@@ -74,6 +74,8 @@ pub enum StreamService {
     Dns,
     /// The command or the hook of the forward from guests with this number in [`crate::config::Config::guest_forwards`].
     GuestForward(u16),
+    /// The HTTP server that guests boot from.
+    Http,
     /// The SMB server, at this port.
     Smb(u16),
 }

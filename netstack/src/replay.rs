@@ -25,6 +25,7 @@ mod packet;
 mod play;
 mod script;
 mod stage;
+mod tftp;
 mod translate;
 mod update;
 

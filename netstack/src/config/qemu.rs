@@ -78,7 +78,8 @@ DHCP and DNS
 
 Booting from the network
   tftp=DIR                     serve the files of this directory by TFTP on the gateway, to guests only
-  bootfile=NAME                the file to boot, or a URL
+  http=DIR                     likewise by HTTP, at port 80 of the gateway *
+  bootfile=NAME                the file to boot, or a URL, such as http://10.0.2.2/boot.efi
   tftp-server-name=NAME        the server to boot from [the gateway]
 
 Others
@@ -86,7 +87,7 @@ Others
   * not in QEMU";
 
 /// The names that a mistyped one is compared with.
-const NAMES: [&str; 36] = [
+const NAMES: [&str; 37] = [
     "bootfile",
     "disable-host-loopback",
     "dhcpstart",
@@ -100,6 +101,7 @@ const NAMES: [&str; 36] = [
     "host-loopback",
     "hostfwd",
     "hostname",
+    "http",
     "id",
     "ip",
     "ipv4",
@@ -293,6 +295,7 @@ fn set(config: &mut Config, given: &Given<'_>) -> Result<(), OptionError> {
         "dnssearch" => dhcp.search.push(given.domain("dnssearch", "example.org")?),
         "tftp-server-name" => dhcp.tftp_server_name = Some(given.short("tftp-server-name", "10.0.2.2", 255)?),
         "tftp" => config.boot.tftp_root = Some(given.text("tftp", "/srv/tftp")?.into()),
+        "http" => config.boot.http_root = Some(given.text("http", "/srv/http")?.into()),
         "bootfile" => dhcp.bootfile = Some(given.short("bootfile", "pxelinux.0", 255)?),
         "ntp" => dhcp.ntp.push(given.parsed("ntp", "an IP address", "10.0.2.2")?),
         "lease-time" => dhcp.lease_time = lease_time(given)?,

@@ -14,6 +14,7 @@ use crate::gateway::command::Commands;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dhcp6::{self, Dhcp6Server};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
+use crate::gateway::http::Http;
 use crate::gateway::tftp::Tftp;
 use crate::host::StreamService;
 use crate::host::kernel::{ServiceConnector, ServiceStream};
@@ -49,6 +50,7 @@ impl Gateway {
         };
         let (dns, answers) = DnsHandle::spawn(&config.dns, Arc::clone(&names), local)?;
         let tftp = config.boot.tftp_root.as_ref().map(|root| Tftp::start(root, config.limits.tftp_transfers)).transpose()?;
+        let http = config.boot.http_root.as_ref().map(|root| Http::start(root, config.limits.http_connections)).transpose()?;
         let streams = dns.clone();
         let forwards = hooks.guest_forwards(config)?;
         let commands = forwards.commands.clone();
@@ -56,6 +58,11 @@ impl Gateway {
             StreamService::Dns => {
                 let (ours, theirs) = ServiceStream::pair()?;
                 streams.stream(theirs, guest).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+                Ok(ours)
+            }
+            StreamService::Http => {
+                let (ours, theirs) = ServiceStream::pair()?;
+                http.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?.stream(theirs, guest)?;
                 Ok(ours)
             }
             StreamService::GuestForward(number) => forwards.open(number, guest),

@@ -67,7 +67,8 @@ pub enum Refused {
 impl From<Errno> for Refused {
     fn from(error: Errno) -> Self {
         match error {
-            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Self::NotFound,
+            // EINVAL: a name with a zero in it.
+            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::INVAL => Self::NotFound,
             // EXDEV: out of the directory. ELOOP: a link of /proc, or too many links.
             Errno::XDEV | Errno::LOOP | Errno::ACCESS | Errno::PERM | Errno::NXIO | Errno::NODEV => Self::Forbidden,
             _ => Self::Failed,
@@ -80,6 +81,8 @@ impl From<Errno> for Refused {
 pub struct Root {
     dir: File,
     path: PathBuf,
+    /// Whether its file system may be asked what is in memory.
+    may_ask: bool,
 }
 
 impl Root {
@@ -92,7 +95,7 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, path, flags, Mode::empty())
             .map_err(|error| RootError::Open { path: path.to_owned(), cause: error.into() })?;
-        let root = Self { dir: dir.into(), path: path.to_owned() };
+        let root = Self { dir: dir.into(), path: path.to_owned(), may_ask: true };
         match root.resolve(Path::new("."), OFlags::PATH) {
             Ok(_) => Ok(root),
             Err(error @ (Errno::NOSYS | Errno::PERM)) => Err(RootError::Unsafe { path: path.to_owned(), cause: error.into() }),
@@ -123,7 +126,13 @@ impl Root {
             return Err(Refused::Forbidden);
         }
         let size = u64::try_from(status.st_size).unwrap_or_default();
-        Ok(PlainFile { file, size, can_tell: AtomicBool::new(true) })
+        Ok(PlainFile { file, size, can_tell: AtomicBool::new(self.may_ask) })
+    }
+
+    /// As on a file system that cannot tell what is in memory.
+    #[cfg(test)]
+    pub(crate) fn without_telling(self) -> Self {
+        Self { may_ask: false, ..self }
     }
 
     fn resolve(&self, path: &Path, flags: OFlags) -> Result<std::os::fd::OwnedFd, Errno> {

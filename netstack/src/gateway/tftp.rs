@@ -23,6 +23,8 @@
 //! Memory is bounded: a window is as large as the transfer's socket can hold, so none of it is lost on the way, and there are as many
 //! transfers as [`crate::config::Limits::tftp_transfers`] says, those that only the server still knows of included.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
 mod reader;
 mod server;
@@ -79,6 +81,8 @@ struct Transfer {
     granted: Options,
     /// The server's port for this transfer, once that is proven.
     peer: Option<SocketAddr>,
+    /// The block that the guest has acknowledged last; 0 are the options.
+    acknowledged: Option<u16>,
 }
 
 impl Tftp {
@@ -116,7 +120,7 @@ impl TftpService for Tftp {
             timeout: asked.timeout.filter(|seconds| *seconds <= LONGEST_TIMEOUT),
             ..Options::default()
         };
-        self.transfers.insert(id, Transfer { ticket, asked, granted, peer: None });
+        self.transfers.insert(id, Transfer { ticket, asked, granted, peer: None, acknowledged: None });
         Ok(id)
     }
 
@@ -132,7 +136,7 @@ impl TftpService for Tftp {
     }
 
     fn answer(&mut self, transfer: TransferId, from: SocketAddr, datagram: &[u8]) -> TftpAnswer {
-        let Some(Transfer { ticket, asked, granted, peer }) = self.transfers.get_mut(&transfer) else {
+        let Some(Transfer { ticket, asked, granted, peer, acknowledged }) = self.transfers.get_mut(&transfer) else {
             return TftpAnswer::Stranger;
         };
         if let Some(Err(why)) = ticket.opened.get() {
@@ -148,26 +152,53 @@ impl TftpService for Tftp {
         let size = ticket.opened.get().and_then(|opened| opened.ok());
         let told = Options { transfer_size: asked.transfer_size.and(size), ..*granted };
         if told.is_empty() {
+            *acknowledged = Some(0);
             TftpAnswer::ToServer(message::acknowledgement(0))
         } else {
             TftpAnswer::ToGuest(message::option_acknowledgement(&told))
         }
     }
 
-    fn ends(&self, datagram: &[u8]) -> bool {
-        message::is_error(datagram)
+    fn hears(&mut self, transfer: TransferId, start: &[u8]) -> bool {
+        if let Some(transfer) = self.transfers.get_mut(&transfer) {
+            transfer.acknowledged = message::acknowledged(start).or(transfer.acknowledged);
+        }
+        message::is_error(start)
     }
 
     fn is_over(&self, transfer: TransferId) -> bool {
         self.transfers.get(&transfer).is_none_or(|transfer| transfer.ticket.is_over())
     }
 
-    fn end(&mut self, transfer: TransferId) {
-        if let Some(Transfer { ticket, .. }) = self.transfers.remove(&transfer) {
-            ticket.cancel();
-            self.tickets.withdraw(&ticket);
-        }
+    fn end(&mut self, transfer: TransferId) -> Vec<Vec<u8>> {
+        let Some(Transfer { ticket, granted, acknowledged, .. }) = self.transfers.remove(&transfer) else { return Vec::new() };
+        ticket.cancel();
+        self.tickets.withdraw(&ticket);
+        // The server takes no notice of errors, and would send what it has again and again. If it believes that it has arrived, it asks
+        // for more, which it does not get, or it has nothing more and is done.
+        let next = acknowledged.map_or(0, |block| block.wrapping_add(1));
+        (0..=granted.window_size.unwrap_or(1)).map(|n| message::acknowledgement(next.wrapping_add(n))).collect()
     }
+}
+
+/// Why this datagram to the server's port is no request that can be served, if it is none.
+pub(crate) fn refused(message: &[u8]) -> Option<TftpRefusal> {
+    let why = Request::parse(message).err()?;
+    Some(why.answer().map_or(TftpRefusal::Nonsense, TftpRefusal::Refused))
+}
+
+/// What the first answer of a server means that need not prove that it is one: a recording's.
+pub(crate) fn recorded_answer(datagram: &[u8]) -> TftpAnswer {
+    match Answer::parse(datagram) {
+        Answer::Data => TftpAnswer::Data,
+        Answer::Options(_) => TftpAnswer::ToGuest(datagram.to_vec()),
+        Answer::Other => TftpAnswer::Refused(datagram.to_vec()),
+    }
+}
+
+/// Whether a guest ends its transfer by this datagram.
+pub(crate) fn ends(datagram: &[u8]) -> bool {
+    message::is_error(datagram)
 }
 
 /// What a guest is told of a file that it does not get.
@@ -188,3 +219,6 @@ fn window_for(room: usize, block: u16) -> u16 {
     let allocated = if len <= 16 << 10 { len.next_power_of_two() } else { len.next_multiple_of(4096) + 4096 };
     u16::try_from(room / (allocated + RECORD)).unwrap_or(u16::MAX).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 
+use super::tftp::RecordedTftp;
 use crate::addr::MacAddr;
 use crate::config::{Config, HostForward, Protocol};
 use crate::frame::{Chunk, ChunkMut, Frame, FrameMeta, FrameMut, MAX_FRAME, Offloads};
@@ -16,7 +17,7 @@ use crate::gateway::dhcp6::Dhcp6Server;
 use crate::host::Host;
 use crate::host::sim::SimHost;
 use crate::port::{Egress, Halves, Ingress, PortId, Sent};
-use crate::stack::{Context, Counters, DhcpReply, DnsWayBack, Listen, Services, Stack};
+use crate::stack::{Context, Counters, DhcpReply, DnsWayBack, Listen, Services, Stack, TftpService};
 use crate::switch::{Forwarding, Switch};
 use crate::time::Instant;
 
@@ -62,6 +63,7 @@ struct VirtualServices {
     dhcp6: Option<Dhcp6Server>,
     questions: Vec<Question>,
     refuses: bool,
+    tftp: Option<RecordedTftp>,
 }
 
 impl Services for VirtualServices {
@@ -82,6 +84,10 @@ impl Services for VirtualServices {
             self.questions.push(Question { way_back, message: message.to_vec() });
         }
         !self.refuses
+    }
+
+    fn tftp(&mut self) -> Option<&mut dyn TftpService> {
+        self.tftp.as_mut().map(|tftp| tftp as &mut dyn TftpService)
     }
 }
 
@@ -112,6 +118,7 @@ impl Stage {
             dhcp6: Dhcp6Server::new(config),
             questions: Vec::new(),
             refuses: false,
+            tftp: RecordedTftp::of(config),
         };
         let mut stage = Self {
             host,

@@ -110,11 +110,12 @@ pub(crate) const LINK_LOCAL_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0
 impl Policy {
     pub(crate) fn new(config: &Config) -> Self {
         let (v4, v6) = (config.ipv4.as_ref(), config.ipv6.as_ref());
+        let gateways = [v4.map(|c| c.gateway.into()), v6.map(|c| c.gateway.into()), v6.map(|_| LINK_LOCAL_GATEWAY.into())];
         Self {
-            gateways: [v4.map(|c| c.gateway.into()), v6.map(|c| c.gateway.into()), v6.map(|_| LINK_LOCAL_GATEWAY.into())],
+            gateways,
             dns: [v4.map(|c| c.dns.into()), v6.map(|c| c.dns.into())],
             networks: [v4.map(|c| c.net.into()), v6.map(|c| c.prefix.into())],
-            servers: Servers::new(config),
+            servers: Servers::new(config, gateways.iter().flatten()),
             restrict: config.restrict,
             host_loopback: config.host_loopback,
             tftp: config.boot.tftp_root.is_some(),
@@ -350,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_tftp_server_is_on_the_gateway_when_there_is_one() {
-        let boot = BootConfig { tftp_root: Some("/srv".into()) };
+        let boot = BootConfig { tftp_root: Some("/srv".into()), ..BootConfig::default() };
         let config = Config { boot, host_loopback: false, ..Config::default() };
         let policy = Policy::new(&config);
         for to in ["10.0.2.2:69", "[fec0::2]:69", "[fe80::2]:69"] {
@@ -365,6 +366,23 @@ mod tests {
         assert_eq!(udp(&restricted, "[fec0::2]:69"), Verdict::Forbidden);
         let without = Policy::new(&Config::default());
         assert_eq!(udp(&without, "10.0.2.2:69"), Verdict::Host("127.0.0.1:69".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_http_server_is_on_the_gateway_for_all_guests() {
+        let boot = BootConfig { http_root: Some("/srv".into()), ..BootConfig::default() };
+        for config in [
+            Config { boot: boot.clone(), host_loopback: false, ..Config::default() },
+            Config { boot, restrict: true, ..Config::default() },
+        ] {
+            let policy = Policy::new(&config);
+            for to in ["10.0.2.2:80", "[fec0::2]:80", "[fe80::2]:80"] {
+                assert_eq!(tcp(&policy, to), Verdict::Service(StreamService::Http), "{to}");
+            }
+            assert_eq!(tcp(&policy, "10.0.2.2:81"), Verdict::Forbidden);
+            assert_eq!(udp(&policy, "10.0.2.2:80"), Verdict::Forbidden);
+        }
+        assert_eq!(tcp(&Policy::new(&Config::default()), "10.0.2.2:80"), Verdict::Host("127.0.0.1:80".parse().unwrap()));
     }
 
     #[test]

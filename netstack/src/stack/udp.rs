@@ -67,7 +67,7 @@ impl Nat {
         Self {
             mappings: Mappings::new(limits, timeouts, hash),
             forwards: Forwards::new(limits, timeouts, hash),
-            transfers: Transfers::new(timeouts, hash),
+            transfers: Transfers::new(limits, timeouts, hash),
             ready: VecDeque::new(),
             blocked: HashMap::with_hasher(hash),
             seeking: HashMap::with_hasher(hash),
@@ -352,7 +352,12 @@ impl Nat {
         }
         let offloads = cx.link.offloads(station.port);
         let mut arrival = Arrival { nat: self, owner, guest, station, offloads, mtu: usize::from(cx.link.mtu(station.port)) };
-        if offloads.uso { arrival.in_place(cx, shared, socket) } else { arrival.by_copy(cx, shared, socket) }
+        // What comes for a transfer comes one by one, and none of it may be lost for want of room in the port.
+        if offloads.uso || matches!(owner, Owner::TftpTransfer { .. }) {
+            arrival.in_place(cx, shared, socket)
+        } else {
+            arrival.by_copy(cx, shared, socket)
+        }
     }
 
     /// The guest of a forward is not known yet: it is asked for, and the datagrams wait in the socket, as RFC 1122 section 2.3.2.2 asks.
@@ -456,7 +461,7 @@ impl Arrival<'_> {
                 self.owner,
                 received.from,
             )?;
-            if !self.fits(&received) {
+            if !self.fits(&received) || received.segment.is_some() && !self.offloads.uso {
                 // The kernel cuts off what the port's memory has no room for: nothing that fills it may be believed to be whole. In IPv4
                 // the memory is as long as the longest datagram.
                 if received.len == MAX_FRAME - headers && self.guest.is_ipv6() {

@@ -23,6 +23,7 @@ mod review;
 mod sequence;
 mod services;
 mod storm;
+mod tftp;
 mod udp;
 mod upload;
 

@@ -1,5 +1,6 @@
 //! Guests that are a stock Debian kernel in an unmodified QEMU, without hardware support, on a port of `slipway serve`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -104,6 +105,9 @@ impl Serving {
     }
 }
 
+/// What the kernel is told.
+pub const COMMAND_LINE: &str = "console=ttyS0 rdinit=/init quiet panic=-1";
+
 /// A network card that QEMU imitates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Card {
@@ -145,15 +149,30 @@ impl Machine {
     ///
     /// When QEMU cannot be started.
     pub fn start(initrd: &Initrd, card: Card, mac: &str, socket: &Path) -> Self {
+        let mut words = vec!["-kernel".into(), initrd.kernel.clone().into_os_string()];
+        words.extend(["-initrd".into(), initrd.archive.clone().into_os_string()]);
+        words.extend(["-append", COMMAND_LINE].map(OsString::from));
+        Self::with(&words, &format!("{},netdev=net,mac={mac},romfile=", card.device()), socket)
+    }
+
+    /// Starts QEMU without a kernel: iPXE in the card's ROM looks for what to boot on the network.
+    ///
+    /// # Panics
+    ///
+    /// When QEMU cannot be started.
+    pub fn netboot(card: Card, mac: &str, socket: &Path) -> Self {
+        Self::with(&["-boot".into(), "n".into()], &format!("{},netdev=net,mac={mac}", card.device()), socket)
+    }
+
+    fn with(words: &[OsString], device: &str, socket: &Path) -> Self {
         let console = tempfile::NamedTempFile::new().expect("a temporary file");
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot"]);
         qemu.args(["-display", "none", "-machine", "pc", "-accel", "tcg", "-m", "256"]);
-        qemu.arg("-kernel").arg(&initrd.kernel).arg("-initrd").arg(&initrd.archive);
-        qemu.args(["-append", "console=ttyS0 rdinit=/init quiet panic=-1"]);
+        qemu.args(words);
         qemu.args(["-serial", &format!("file:{}", console.path().display()), "-serial", "stdio"]);
         qemu.args(["-netdev", &format!("stream,id=net,server=off,addr.type=unix,addr.path={}", socket.display())]);
-        qemu.args(["-device", &format!("{},netdev=net,mac={mac},romfile=", card.device())]);
+        qemu.args(["-device", device]);
         let mut child = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("setpriv can be started");
         let (input, output) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
         Self { session: Session::new(input, Lines::of(output)), process: Process(child), _console: console }

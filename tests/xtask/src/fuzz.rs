@@ -46,7 +46,7 @@ const COLLECTIONS: [Collection; 2] = [
     Collection {
         directory: "netstack/fuzz",
         judge: "netstack-judge",
-        targets: &["engine", "frame", "dhcp", "dhcp6", "dns", "config", "capture_file", "stream_framing"],
+        targets: &["engine", "frame", "dhcp", "dhcp6", "dns", "tftp", "config", "capture_file", "stream_framing"],
         has_recordings: true,
     },
     Collection {

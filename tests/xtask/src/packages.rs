@@ -18,6 +18,8 @@ struct Package {
 enum Witness {
     /// A program in the search path.
     Program(&'static str),
+    /// A file that is no program.
+    File(&'static str),
     /// A kernel in `/boot` together with its modules.
     Kernel,
 }
@@ -34,6 +36,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "smbclient", witness: Witness::Program("smbclient") },
     Package { name: "socat", witness: Witness::Program("socat") },
     Package { name: "curl", witness: Witness::Program("curl") },
+    Package { name: "ipxe-qemu", witness: Witness::File("/usr/lib/ipxe/qemu/pxe-e1000.rom") },
     Package { name: "tftp-hpa", witness: Witness::Program("tftp") },
     Package { name: "tshark", witness: Witness::Program("tshark") },
     Package { name: "cpio", witness: Witness::Program("cpio") },
@@ -75,6 +78,7 @@ pub(crate) fn ensure(steps: &mut Steps) -> Result<bool> {
 fn missing() -> Vec<&'static str> {
     let is_there = |witness: &Witness| match witness {
         Witness::Program(program) => on_path(program),
+        Witness::File(path) => Path::new(path).is_file(),
         Witness::Kernel => kernel_with_modules(),
     };
     PACKAGES.iter().filter(|package| !is_there(&package.witness)).map(|package| package.name).collect()

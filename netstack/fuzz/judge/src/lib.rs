@@ -10,6 +10,7 @@
 //! | [`dhcp`] | messages, and time | no address for two clients, and answers that others can read |
 //! | [`dhcp6`] | messages, and time | likewise, and answers that fit the smallest packet |
 //! | [`dns`] | questions, servers' answers, files | answers fit their questions, nothing outlives its TTL |
+//! | [`tftp`] | datagrams to the TFTP server | what is passed on is what was understood, and what is not is refused by its number |
 //! | [`config`] | the texts that users write | what is accepted works and can be written again, what is refused is told why |
 //! | [`capture_file`] | a capture file | what can be read is, can be written again, and harms no engine |
 //! | [`stream_framing`] | a stream in pieces | every frame comes out whole and once |
@@ -30,6 +31,7 @@ pub mod recordings;
 pub mod script;
 pub mod seeds;
 pub mod stream_framing;
+pub mod tftp;
 
 /// A fuzz target.
 #[derive(Debug, Clone, Copy)]
@@ -43,11 +45,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "frame", judge: frame::judge, seeds: frame::seeds },
     Target { name: "dhcp", judge: dhcp::judge, seeds: dhcp::seeds },
     Target { name: "dhcp6", judge: dhcp6::judge, seeds: dhcp6::seeds },
     Target { name: "dns", judge: dns::judge, seeds: dns::seeds },
+    Target { name: "tftp", judge: tftp::judge, seeds: tftp::seeds },
     Target { name: "config", judge: config::judge, seeds: config::seeds },
     Target { name: "capture_file", judge: capture_file::judge, seeds: capture_file::seeds },
     Target { name: "stream_framing", judge: stream_framing::judge, seeds: stream_framing::seeds },

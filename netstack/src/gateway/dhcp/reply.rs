@@ -94,7 +94,9 @@ impl Parameters {
         let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let bootfile = text(&dhcp.bootfile);
         on_request.extend(bootfile.clone().map(|file| DhcpOption::BootfileName(file.into_bytes())));
-        on_request.extend(text(&dhcp.tftp_server_name).map(|name| DhcpOption::TFTPServerName(name.into_bytes())));
+        // Some firmware looks for its server here, and not in `siaddr`.
+        let own_server = config.boot.tftp_root.is_some().then(|| ipv4.gateway.to_string());
+        on_request.extend(text(&dhcp.tftp_server_name).or(own_server).map(|name| DhcpOption::TFTPServerName(name.into_bytes())));
         on_request.extend(text(&dhcp.domain_name).map(DhcpOption::DomainName));
         on_request.extend(text(&dhcp.hostname).map(DhcpOption::Hostname));
         on_request.push(DhcpOption::BroadcastAddr(ipv4.net.broadcast()));
@@ -109,10 +111,12 @@ impl Parameters {
 
         let http = bootfile.as_ref().is_some_and(|file| file.starts_with("http://") || file.starts_with("https://"));
         let http_class = http.then(|| DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
-        let named_server = dhcp.tftp_server_name.as_ref().and_then(|name| name.parse().ok()).unwrap_or(ipv4.gateway);
+        let named_server = dhcp.tftp_server_name.as_ref().and_then(|name| name.parse().ok());
+        let boots = bootfile.is_some() || config.boot.tftp_root.is_some();
         Self {
             gateway: ipv4.gateway,
-            next_server: if bootfile.is_some() { named_server } else { Ipv4Addr::UNSPECIFIED },
+            // Without anything to boot there is no server to boot from, and firmware need not look for one.
+            next_server: named_server.or_else(|| boots.then_some(ipv4.gateway)).unwrap_or(Ipv4Addr::UNSPECIFIED),
             file: bootfile.map(String::into_bytes).filter(|file| file.len() <= LONGEST_FILE),
             always: always.iter().filter_map(Encoded::new).collect(),
             on_request: on_request.iter().filter_map(Encoded::new).collect(),

@@ -195,6 +195,12 @@ pub(super) fn error(code: ErrorCode, text: impl fmt::Display) -> Vec<u8> {
     message
 }
 
+/// The block that this acknowledges, if it does that.
+pub(super) fn acknowledged(message: &[u8]) -> Option<u16> {
+    let (_, number) = opcode(message).filter(|(opcode, _)| *opcode == ACK)?;
+    number.first_chunk().map(|number| u16::from_be_bytes(*number))
+}
+
 /// Whether this ends a transfer.
 pub(super) fn is_error(message: &[u8]) -> bool {
     opcode(message).is_some_and(|(opcode, _)| opcode == ERROR)
@@ -257,6 +263,8 @@ mod tests {
     #[test]
     fn what_we_write_is_what_the_rfcs_say() {
         assert_eq!(acknowledgement(0x0102), b"\0\x04\x01\x02");
+        assert_eq!(acknowledged(&acknowledgement(0x0102)), Some(0x0102));
+        assert_eq!(acknowledged(b"\0\x04\x01"), None);
         assert_eq!(error(ErrorCode::NotFound, "no"), b"\0\x05\0\x01no\0");
         let options = Options { block_size: Some(512), transfer_size: Some(70), ..Options::default() };
         assert_eq!(option_acknowledgement(&options), b"\0\x06blksize\x00512\0tsize\x0070\0");

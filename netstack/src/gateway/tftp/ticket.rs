@@ -48,7 +48,9 @@ impl Ticket {
     }
 
     pub(super) fn end(&self) {
-        self.over.store(true, Ordering::Release);
+        if !self.over.swap(true, Ordering::AcqRel) {
+            self.alive.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -62,7 +64,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.alive.fetch_sub(1, Ordering::Relaxed);
+        self.end();
     }
 }
 
@@ -74,7 +76,7 @@ pub(super) struct Tickets {
 }
 
 impl Tickets {
-    /// How many transfers there are, for the guest or only in the server's thread.
+    /// How many transfers are not over yet, for the guest or only in the server's thread.
     pub(super) fn alive(&self) -> usize {
         self.alive.load(Ordering::Relaxed)
     }

@@ -10,6 +10,9 @@ use crate::addr::MacAddr;
 use crate::config::{Config, GuestTarget, SMB_PORTS};
 use crate::host::StreamService;
 
+/// The port of HTTP (RFC 9110 section 4.2.1).
+const HTTP_PORT: u16 = 80;
+
 /// What is behind which port of which address.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Servers {
@@ -22,7 +25,8 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) fn new(config: &Config) -> Self {
+    /// What a configuration names on purpose. `gateways` are all addresses of the gateway.
+    pub(super) fn new<'a>(config: &Config, gateways: impl IntoIterator<Item = &'a IpAddr>) -> Self {
         let mut servers = Self::default();
         for (number, forward) in (0..).zip(&config.guest_forwards) {
             let Some(address) = config.guest_forward_address(forward) else { continue };
@@ -40,6 +44,11 @@ impl Servers {
             for port in SMB_PORTS {
                 let verdict = Verdict::Service(StreamService::Smb(port));
                 servers.served.entry(SocketAddr::new(address.into(), port)).or_insert(verdict);
+            }
+        }
+        if config.boot.http_root.is_some() {
+            for gateway in gateways {
+                servers.served.insert(SocketAddr::new(*gateway, HTTP_PORT), Verdict::Service(StreamService::Http));
             }
         }
         servers.addresses = config.server_addresses().collect();

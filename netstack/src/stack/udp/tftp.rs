@@ -21,7 +21,7 @@ const TFTP_PORT: u16 = 69;
 const BLOCK_HEADER: usize = 4;
 
 /// Bytes that the socket of a transfer should hold, as the kernel counts them: a window of 16 of the largest blocks.
-const ROOM: usize = 16 * (72 << 10);
+const ROOM: usize = 16 * (80 << 10);
 
 impl Nat {
     /// A guest's datagram to the gateway, if it belongs to a transfer. Returns whether it does.
@@ -50,7 +50,7 @@ impl Nat {
         }
         let mut start = [0; BLOCK_HEADER];
         let len = frame.copy_to(datagram.payload_offset, &mut start).min(datagram.payload_len);
-        if tftp.ends(&start[..len]) {
+        if tftp.hears(service, &start[..len]) {
             self.transfers.remove(cx, id);
         } else {
             let _ = deliver(cx, shared, socket, peer, datagram, frame, SendOptions::default());
@@ -84,6 +84,7 @@ impl Nat {
             }
             self.transfers.remove(cx, id);
         }
+        self.transfers.make_room(cx);
         let Some(tftp) = cx.services.tftp() else { return };
         let headers = if guest.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN } + UDP_HEADER_LEN + BLOCK_HEADER;
         let refusal = match tftp.request(&message, usize::from(cx.link.mtu(station.port)).saturating_sub(headers)) {
@@ -128,7 +129,8 @@ impl Nat {
         let Ok((socket, client)) = bound else {
             // The guest asks again.
             shared.counters.udp_limit_host += 1;
-            return tftp.end(service);
+            tftp.end(service);
+            return;
         };
         let Some(opening) = tftp.start(service, client, room) else { return cx.host.close(socket) };
         let _ = cx.host.send_to(socket, opening.server, &[Chunk::from(&opening.datagram[..])], SendOptions::default());

@@ -11,8 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use hashbrown::HashTable;
 use slab::Slab;
 
-use crate::config::Timeouts;
-use crate::host::SocketId;
+use crate::config::{Limits, Timeouts};
+use crate::frame::Chunk;
+use crate::host::{SendOptions, SocketId};
 use crate::port::PortId;
 use crate::stack::Context;
 use crate::stack::hash::Keyed;
@@ -79,14 +80,14 @@ pub trait TftpService: fmt::Debug {
     /// A datagram has come to the transfer's socket, before any block.
     fn answer(&mut self, transfer: TransferId, from: SocketAddr, datagram: &[u8]) -> TftpAnswer;
 
-    /// Whether the guest ends its transfer by this datagram.
-    fn ends(&self, datagram: &[u8]) -> bool;
+    /// The guest says this to the server; of a longer datagram it is the beginning. Returns whether it ends the transfer by it.
+    fn hears(&mut self, transfer: TransferId, start: &[u8]) -> bool;
 
     /// Whether the server is done with it, so that nothing may be sent to its port any more.
     fn is_over(&self, transfer: TransferId) -> bool;
 
-    /// The transfer is forgotten here.
-    fn end(&mut self, transfer: TransferId);
+    /// The transfer is forgotten here. Returns what to say to the server so that it forgets it too, and does not wait for the guest.
+    fn end(&mut self, transfer: TransferId) -> Vec<Vec<u8>>;
 }
 
 /// All transfers.
@@ -96,6 +97,7 @@ pub(super) struct Transfers {
     index: HashTable<u32>,
     hash: Keyed,
     generation: u32,
+    limit: usize,
     pub(super) idle: Duration,
 }
 
@@ -120,8 +122,15 @@ pub(super) struct Transfer {
 }
 
 impl Transfers {
-    pub(super) fn new(timeouts: &Timeouts, hash: Keyed) -> Self {
-        Self { transfers: Slab::new(), index: HashTable::new(), hash, generation: 0, idle: timeouts.tftp_idle }
+    pub(super) fn new(limits: &Limits, timeouts: &Timeouts, hash: Keyed) -> Self {
+        Self {
+            limit: limits.tftp_transfers,
+            transfers: Slab::new(),
+            index: HashTable::new(),
+            hash,
+            generation: 0,
+            idle: timeouts.tftp_idle,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -173,9 +182,33 @@ impl Transfers {
         if let Ok(entry) = self.index.find_entry(self.hash.hash_one(transfer.guest), |other| *other == id) {
             entry.remove();
         }
-        cx.host.close(transfer.socket);
+        let mut parting = Vec::new();
         if let Some(service) = cx.services.tftp() {
-            service.end(transfer.service);
+            let is_over = service.is_over(transfer.service);
+            parting = service.end(transfer.service);
+            if is_over {
+                // Its port may be somebody else's by now.
+                parting.clear();
+            }
+        }
+        for datagram in parting {
+            if let Some(peer) = transfer.peer {
+                let _ = cx.host.send_to(transfer.socket, peer, &[Chunk::from(&datagram[..])], SendOptions::default());
+            }
+        }
+        cx.host.close(transfer.socket);
+    }
+
+    /// Ends what is over, if there are as many transfers as there may be: others may come as fast as these have gone.
+    pub(super) fn make_room(&mut self, cx: &mut Context<'_>) {
+        if self.transfers.len() < self.limit {
+            return;
+        }
+        let Some(service) = cx.services.tftp() else { return };
+        let over: Vec<usize> =
+            self.transfers.iter().filter(|(_, transfer)| service.is_over(transfer.service)).map(|(id, _)| id).collect();
+        for id in over {
+            self.remove(cx, id as u32);
         }
     }
 

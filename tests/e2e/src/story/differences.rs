@@ -52,6 +52,12 @@ pub const KNOWN: &[Known] = &[
         why: "the boot file is told as an option too, as UEFI clients want it; libslirp has it only in a field of 128 bytes",
     },
     Known {
+        what: "DHCP*: option 66",
+        libslirp: "absent",
+        slipway: "TFTPServerName(`10.0.2.2`)",
+        why: "who asks for the server to boot from is told the gateway, where it serves files; libslirp has it only in a field",
+    },
+    Known {
         what: "DHCP*: option 60",
         libslirp: "ClassIdentifier(*)",
         slipway: "absent",
@@ -221,6 +227,50 @@ pub const KNOWN: &[Known] = &[
         libslirp: "`let me in`",
         slipway: "nothing",
         why: "only who was sent something may answer (RFC 4787 section 5, address-dependent filtering); `full_cone` allows the rest",
+    },
+    // TFTP.
+    Known {
+        what: "TFTP: *: from",
+        libslirp: "the port for requests",
+        slipway: "a port of its own",
+        why: "the server chooses a port for each transfer (RFC 1350 section 4), so that late answers of another one cannot be taken for its own",
+    },
+    Known {
+        what: "TFTP: the options*: timeout",
+        libslirp: "absent",
+        slipway: "3",
+        why: "the guest says after how long what is lost is sent again (RFC 2349)",
+    },
+    Known {
+        what: "TFTP: the options of windows: windowsize",
+        libslirp: "absent",
+        slipway: "2",
+        why: "several blocks are under way at once (RFC 7440), which is many times as fast",
+    },
+    Known { what: "TFTP: a block of a window: told", libslirp: "nothing", slipway: "block 2", why: "follows from the row above" },
+    Known {
+        what: "TFTP: the largest blocks: blksize",
+        libslirp: "1428",
+        slipway: "1468",
+        why: "a block may be as large as a packet of the link has room for, and larger on a larger link",
+    },
+    Known {
+        what: "TFTP: the block again: told",
+        libslirp: "nothing",
+        slipway: "block 1",
+        why: "what is not acknowledged is sent again (RFC 1350 section 2); libslirp's transfer ends when a datagram is lost",
+    },
+    Known {
+        what: "TFTP: after a wrong acknowledgement: told",
+        libslirp: "block 2",
+        slipway: "block 1",
+        why: "only what has arrived is followed by more; libslirp takes any acknowledgement for the right one, and the file has a hole",
+    },
+    Known {
+        what: "TFTP: the refusal to write: told",
+        libslirp: "nothing",
+        slipway: "error 2",
+        why: "a guest that wants to write is told that it may not, and need not wait",
     },
     // TCP.
     Known {

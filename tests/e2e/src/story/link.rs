@@ -112,6 +112,9 @@ pub trait Link: fmt::Debug {
     fn resolves(&mut self, datagrams: Resolver, stream: fn(&[u8]) -> Vec<u8>);
 }
 
+/// The files that `{files}` in a network's options stands for, and how many bytes of [`pattern_of`] they have.
+pub const FILES: [(&str, usize); 2] = [("small", 300), ("large", 1300)];
+
 /// The first bytes of what [`Stream::Pattern`] sends.
 pub fn pattern_of(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 use netstack::frame::{Checksum, FrameMeta};
 
 use super::Story;
-use super::link::{Datagrams, Link, Resolver, Sent, Stream, loopback, pattern_of};
+use super::link::{Datagrams, FILES, Link, Resolver, Sent, Stream, loopback, pattern_of};
 use crate::PATIENCE;
 use crate::host::{listen, seen_by_guests, serve};
 use crate::namespace::Process;
@@ -47,6 +49,7 @@ pub struct Live {
     /// Where each server of datagrams has seen the guest last.
     seen: HashMap<SocketAddr, Arc<Mutex<Option<SocketAddr>>>>,
     network: Network,
+    _files: Files,
 }
 
 /// What is kept alive meanwhile.
@@ -71,6 +74,8 @@ impl Live {
         let user = story.user;
         let forward = user.contains("{port}").then(free_port);
         let user = forward.map_or_else(|| user.to_owned(), |port| user.replace("{port}", &port.to_string()));
+        let files = Files::new();
+        let user = user.replace("{files}", &files.path());
         let (frames, network) = match kind {
             Kind::Libslirp => qemu(&user),
             Kind::Slipway => {
@@ -79,7 +84,7 @@ impl Live {
             }
         };
         frames.set_write_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
-        Self { frames, began: Instant::now(), forward, seen: HashMap::new(), network }
+        Self { frames, began: Instant::now(), forward, seen: HashMap::new(), network, _files: files }
     }
 
     /// Whether the network still runs.
@@ -99,6 +104,25 @@ impl Live {
         // What has begun comes to its end.
         read_exact_before(&mut self.frames, &mut frame, Instant::now() + PATIENCE)?;
         Ok(frame)
+    }
+}
+
+/// The files that a gateway serves, in a directory that everybody may read.
+#[derive(Debug)]
+pub(super) struct Files(tempfile::TempDir);
+
+impl Files {
+    pub(super) fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("slipway-files-").tempdir().expect("a temporary directory");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permissions of a directory of ours");
+        for (name, len) in FILES {
+            fs::write(directory.path().join(name), pattern_of(len)).expect("a file of ours");
+        }
+        Self(directory)
+    }
+
+    pub(super) fn path(&self) -> String {
+        self.0.path().display().to_string()
     }
 }
 

@@ -14,7 +14,7 @@ use netstack::replay::sidecar::Sidecar;
 use netstack::replay::{Options as ReplayOptions, replay};
 
 use super::link::Stream;
-use super::live::{behave, free_port};
+use super::live::{Files, behave, free_port};
 use crate::LONG_PATIENCE;
 use crate::host::http::Http;
 use crate::host::{Echo, LOOPBACK, LOOPBACK6, listen, seen_by_guests};
@@ -107,6 +107,32 @@ pub const CONVERSATIONS: &[Conversation] = &[
         "Debian's kernel in QEMU, with an e1000: it leases, pings, resolves, and fetches a page",
         Place::Machine(linux_e1000),
     ),
+    Conversation::new("real/tftp-hpa", "Debian's tftp gets a file, without any option", Place::Namespace(tftp_hpa))
+        .user("tftp={files}")
+        .without_tcp(),
+    Conversation::new("real/tftp-curl", "curl gets a file by TFTP, with options, over IPv4 and IPv6", Place::Namespace(tftp_curl))
+        .user("tftp={files}")
+        .without_tcp(),
+    Conversation::new(
+        "real/tftp-loss",
+        "a guest that loses every third datagram gets its file all the same",
+        Place::Namespace(tftp_loss),
+    )
+    .user("tftp={files}")
+    .without_tcp(),
+    Conversation::new(
+        "real/tftp-refused",
+        "busybox's tftp asks for what is not there, and wants to write",
+        Place::Namespace(tftp_refused),
+    )
+    .user("tftp={files}")
+    .without_tcp(),
+    Conversation::new(
+        "real/http-gateway",
+        "curl fetches a file and a part of it from the gateway itself",
+        Place::Namespace(http_gateway),
+    )
+    .user("http={files}"),
     Conversation::new("real/ipxe", "iPXE leases an address, and fetches its boot script by HTTP", Place::Firmware),
 ];
 
@@ -124,7 +150,8 @@ pub fn record(conversation: &Conversation, path: &Path) -> Result<()> {
     match conversation.place {
         Place::Namespace(talk) => {
             let port = free_port();
-            let user = user.replace("{port}", &port.to_string());
+            let files = Files::new();
+            let user = user.replace("{port}", &port.to_string()).replace("{files}", &files.path());
             let mut guest = Options::default().user(&user).more(&["--pcap", RECORDING]).shell();
             talk(&mut guest, port);
             assert!(guest.leave().success(), "slipway has failed");
@@ -183,6 +210,33 @@ fn dig(guest: &mut Guest, _: u16) {
 fn curl(guest: &mut Guest, _: u16) {
     let server = seen_by_guests(Http::at(LOOPBACK).address);
     guest.succeed(&format!("curl -sS -o /dev/null http://{server}/20000"));
+}
+
+fn tftp_hpa(guest: &mut Guest, _: u16) {
+    guest.succeed("tftp -m binary 10.0.2.2 -c get large");
+}
+
+fn tftp_curl(guest: &mut Guest, _: u16) {
+    for gateway in ["10.0.2.2", "[fec0::2]"] {
+        guest.succeed(&format!("curl -sS -o /dev/null --tftp-blksize 1024 tftp://{gateway}/large"));
+    }
+}
+
+fn tftp_loss(guest: &mut Guest, _: u16) {
+    guest.succeed("nft add table inet lossy && nft add chain inet lossy input '{ type filter hook input priority 0; }'");
+    guest.succeed("nft add rule inet lossy input meta l4proto udp numgen inc mod 3 == 1 drop");
+    guest.run_within(LONG_PATIENCE, "tftp -m binary 10.0.2.2 -c get large").success();
+}
+
+fn tftp_refused(guest: &mut Guest, _: u16) {
+    guest.run("busybox tftp -g -r nothing 10.0.2.2").failure();
+    guest.run("busybox tftp -g -r ../secret 10.0.2.2").failure();
+    guest.run("echo text >file; busybox tftp -p -l file 10.0.2.2").failure();
+}
+
+fn http_gateway(guest: &mut Guest, _: u16) {
+    guest.succeed("curl -sS -o /dev/null http://10.0.2.2/large");
+    guest.succeed("curl -sS -o /dev/null -r 10-19 http://10.0.2.2/small");
 }
 
 fn wget6(guest: &mut Guest, _: u16) {

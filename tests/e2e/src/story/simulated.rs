@@ -2,6 +2,8 @@
 //!
 //! The same story gives the same recording, byte for byte.
 
+mod tftp;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use netstack::host::sim::{ConnectionId, Program, Server, UdpServer};
 use netstack::port::PortId;
 use netstack::replay::record::{RecordError, Recorded, Recorder, Setup};
 
+use self::tftp::TftpServer;
 use super::Story;
 use super::guest::{self, Goes};
 use super::link::{Datagrams, Link, Resolver, Sent, Stream, loopback};
@@ -28,6 +31,9 @@ const FIRST_PORT: u16 = 7001;
 
 /// The host's port that leads to the guest, where a network has one.
 const FORWARD: u16 = 8022;
+
+/// Where the files are that the gateway serves, in the words of the recording.
+const FILES_PLACE: &str = "/srv/tftp";
 
 /// Where clients of the forward come from.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 99)), 55_555);
@@ -49,6 +55,7 @@ pub struct Simulated {
     begun: usize,
     sleeping: BTreeMap<Duration, ConnectionId>,
     resolves: Option<Resolver>,
+    tftp: TftpServer,
 }
 
 /// Plays a story in virtual time.
@@ -77,7 +84,7 @@ pub fn record(story: &Story) -> Result<Recorded, RecordError> {
 ///
 /// As [`record`].
 pub fn play(story: &Story) -> Result<(Transcript, Goes, Recorded), RecordError> {
-    let user = story.user.replace("{port}", &FORWARD.to_string());
+    let user = story.user.replace("{port}", &FORWARD.to_string()).replace("{files}", FILES_PLACE);
     let setup = Setup { user, mtu: story.mtu, offloads: story.offloads, limits: story.limits(), ..Setup::default() };
     let mut link = Simulated::new(Recorder::new(setup)?);
     let (transcript, outcome) = story.play(&mut link);
@@ -97,6 +104,7 @@ impl Simulated {
             begun: 0,
             sleeping: BTreeMap::new(),
             resolves: None,
+            tftp: TftpServer::default(),
         }
     }
 
@@ -116,7 +124,8 @@ impl Simulated {
         loop {
             self.recorder.settle();
             let answered = self.answer_questions();
-            let acted = self.act();
+            let now = self.now();
+            let acted = self.act() | self.tftp.act(self.recorder.host(), now);
             if !answered && !acted {
                 break;
             }

@@ -13,6 +13,7 @@ mod ndp;
 mod networks;
 mod offload;
 mod tcp;
+mod tftp;
 mod udp;
 
 use super::Story;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Story> {
         icmp::STORIES,
         udp::STORIES,
         dns::STORIES,
+        tftp::STORIES,
         tcp::STORIES,
         loss::STORIES,
         offload::STORIES,

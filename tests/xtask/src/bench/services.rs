@@ -7,6 +7,7 @@
 mod dns;
 mod figure;
 mod hostfwd;
+mod tftp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Part {
     Dns,
     /// Connections through a forwarded port, beside a server on the host.
     Hostfwd,
+    /// A file from the gateway, beside libslirp's TFTP server.
+    Tftp,
 }
 
 impl Part {
@@ -59,6 +62,7 @@ impl Part {
         match self {
             Self::Dns => dns::measure(options),
             Self::Hostfwd => hostfwd::measure(options),
+            Self::Tftp => tftp::measure(options),
         }
     }
 }

@@ -27,6 +27,10 @@ pub(super) const STORIES: &[Story] = &[
         .user("hostname=guest,domainname=example.test,dnssearch=example.test,dnssearch=lab.example.test,bootfile=boot.img,tftp-server-name=10.0.2.2"),
     Story::new("dhcp/windows", "a client that looks like Windows 11 leases, and asks for more by DHCPINFORM", windows),
     Story::new("dhcp/ipxe", "a client that looks like iPXE is told what to boot", ipxe).user("bootfile=http://10.0.2.2/boot.ipxe"),
+    Story::new("dhcp/uefi-http", "a client that looks like UEFI booting by HTTP is answered in kind", uefi_http)
+        .user("bootfile=http://10.0.2.2/boot.efi"),
+    Story::new("dhcp/pxe", "firmware is told the server and the file to boot, in fields and as options", pxe)
+        .user("tftp={files},bootfile=pxelinux.0"),
     Story::new("dhcp/rapid-commit", "a client that would do with two messages is led through four", rapid),
     Story::new("dhcp/two-cards", "two cards on a link have addresses of their own", two_cards),
     Story::new("dhcp/full", "the third client of a network with two addresses is not answered", full)
@@ -205,6 +209,28 @@ fn ipxe(guest: &mut Guest<'_>) -> Goes {
         .with(unknown(97, &uuid))
         .with(unknown(77, b"iPXE"))
         .with(unknown(175, &[0xb1, 5, 1, 0x1a, 0xf4, 0x10, 0]));
+    client.lease(guest)?;
+    Ok(())
+}
+
+fn uefi_http(guest: &mut Guest<'_>) -> Goes {
+    let unknown = |code: u8, data: &[u8]| DhcpOption::Unknown(UnknownOption::new(OptionCode::from(code), data.to_vec()));
+    let mut client = Client::new(guest)
+        .with(asks_for(&[1, 3, 6, 12, 15, 43, 60, 66, 67, 97]))
+        .with(DhcpOption::MaxMessageSize(1472))
+        .with(DhcpOption::ClassIdentifier(b"HTTPClient:Arch:00016:UNDI:003001".to_vec()))
+        .with(unknown(93, &[0, 16]))
+        .with(unknown(94, &[1, 3, 1]));
+    client.lease(guest)?;
+    Ok(())
+}
+
+fn pxe(guest: &mut Guest<'_>) -> Goes {
+    let unknown = |code: u8, data: &[u8]| DhcpOption::Unknown(UnknownOption::new(OptionCode::from(code), data.to_vec()));
+    let mut client = Client::new(guest)
+        .with(asks_for(&[1, 3, 6, 12, 15, 43, 66, 67]))
+        .with(DhcpOption::ClassIdentifier(b"PXEClient:Arch:00000:UNDI:002001".to_vec()))
+        .with(unknown(93, &[0, 0]));
     client.lease(guest)?;
     Ok(())
 }
