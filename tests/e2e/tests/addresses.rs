@@ -10,10 +10,11 @@ use e2e::namespace::{Guest, Options};
 fn unconfigured(user: &str) -> Guest {
     let mut guest = Options::default().user(user).shell();
     guest.succeed("cd $(mktemp -d) && touch leases told");
+    // The line is written at once, for who waits for it reads it at once.
     guest.succeed(
         "printf '#!/bin/sh\\n\
-         { printf \"%%s\" \"${reason:-$1}\"; env | grep -E \"^(new_|ip=|dns=|lease=|mtu=|domain=|search=|ntpsrv=)\" | sort | \
-         while read -r line; do printf \" %%s\" \"$line\"; done; echo; } >>'$PWD'/told\\n\
+         lease=$(env | grep -E \"^(new_|ip=|dns=|lease=|mtu=|domain=|search=|ntpsrv=)\" | sort | tr \"\\\\n\" \" \")\\n\
+         echo \"${reason:-$1} $lease\" >>'$PWD'/told\\n\
          [ \"$reason\" != BOUND ] || ip addr add \"$new_ip_address\"/24 dev tap0\\n' >script; chmod +x script",
     );
     guest.succeed("ip -4 addr flush dev tap0; ip -6 addr flush dev tap0 scope site; ip -6 addr flush dev tap0 scope global");

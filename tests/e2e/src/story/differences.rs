@@ -167,6 +167,12 @@ pub const KNOWN: &[Known] = &[
         why: "guests learn the MTU of their link (RFC 4861 section 4.6.4)",
     },
     Known {
+        what: "router advertisement: option 3",
+        libslirp: "7e c0 *",
+        slipway: "7e 80 *",
+        why: "guests make no address out of a prefix that has not 64 bits (RFC 4862 section 5.5.3), and are not told to",
+    },
+    Known {
         what: "router advertisement: flags",
         libslirp: "0x00",
         slipway: "0xc0",
