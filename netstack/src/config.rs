@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use serde::Serialize;
 
 pub use self::forward::{HostForward, HostSide, Protocol, SOCKET_PATH_MAX};
 pub use self::guest_forward::{GuestForward, GuestTarget, SMB_PORTS, SmbConfig};
@@ -200,8 +201,12 @@ pub struct BootConfig {
 }
 
 /// What each guest-chosen quantity is bounded by. What goes beyond is refused and counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limits {
+    /// Clients of the API at once.
+    pub api_clients: usize,
+    /// Bytes of a request to the API.
+    pub api_request_bytes: usize,
     /// TCP connections, in any state.
     pub tcp_flows: usize,
     /// TCP connections that are being opened.
@@ -235,6 +240,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            api_clients: 64,
+            api_request_bytes: 64 << 10,
             tcp_flows: 65_536,
             tcp_opening: 4096,
             tcp_held_bytes: 64 << 20,
@@ -255,8 +262,10 @@ impl Default for Limits {
 }
 
 /// How long idle things are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
+    /// A client of the API that sends no request, or does not take its answer.
+    pub api_stall: Duration,
     /// A connection attempt to the host's side.
     pub tcp_connect: Duration,
     /// A connection attempt to a guest.
@@ -287,6 +296,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            api_stall: Duration::from_secs(5),
             tcp_connect: Duration::from_secs(75),
             tcp_guest_connect: Duration::from_secs(75),
             tcp_idle: Duration::from_secs(7440),

@@ -10,6 +10,7 @@ mod builder;
 mod capture;
 mod forwards;
 mod handle;
+mod links;
 mod services;
 
 use std::future::poll_fn;
@@ -29,8 +30,10 @@ use self::forwards::Forwards;
 pub use self::forwards::{BoundForward, ForwardId, ForwardRefused};
 use self::handle::Command;
 pub use self::handle::{Attachment, EngineGone, Handle};
+pub use self::links::{NoSuchPort, PortName};
 use self::services::Gateway;
 use crate::config::Config;
+use crate::control::Info;
 use crate::gateway::files::RootError;
 use crate::gateway::{dns, smb, tftp};
 use crate::host::kernel::{self, KernelHost};
@@ -104,6 +107,8 @@ pub struct Engine {
     events: Vec<Event>,
     /// Whether news of sockets may wait.
     host_ready: bool,
+    /// Frames from guests whose link was down.
+    dropped_on_links: u64,
 }
 
 /// A port that is in use.
@@ -165,6 +170,7 @@ impl Engine {
             mtu: config.mtu,
             events: Vec::new(),
             host_ready: true,
+            dropped_on_links: 0,
         };
         for rule in &config.host_forwards {
             engine.add_forward(rule)?;
@@ -235,10 +241,15 @@ impl Engine {
         let now = self.now;
         let mut busy = false;
         let mut broken = Vec::new();
-        let Self { stack, host, switch, gateway, ports, .. } = self;
+        let Self { stack, host, switch, gateway, ports, dropped_on_links, .. } = self;
         for port in ports.iter_mut().filter(|port| port.readable) {
             let Some((ingress, egress)) = switch.split(port.id) else { continue };
+            let up = egress.is_up(port.id);
             let received = ingress.receive(FRAMES_PER_TURN, &mut |frame| {
+                if !up {
+                    *dropped_on_links += 1;
+                    return;
+                }
                 let before = egress.recorder().is_on().then(|| {
                     egress.recorder().frame_from_guest(port.id, &frame);
                     (stack.counters().clone(), egress.counters().dropped())
@@ -324,6 +335,8 @@ impl Engine {
             }
             // What a flush had to leave is driven out by waiting, also if the stack waits for nothing.
             let waits = self.stack.waits_for(port.id);
+            // Of a link that is down, its coming up tells.
+            let waits = waits && self.switch.egress().is_up(port.id);
             if let Some(egress) = self.switch.egress().get(port.id)
                 && (waits || !egress.is_flushed())
                 && egress.poll_writable(cx).is_ready()
@@ -371,6 +384,12 @@ impl Engine {
             Command::StartCapture { opened, reply } => self.start_capture(*opened, reply),
             Command::StopCapture { id, reply } => drop(reply.send(self.switch.recorder().stop(id))),
             Command::Captures(reply) => drop(reply.send(self.switch.recorder().list())),
+            Command::UdpFlows(reply) => drop(reply.send(self.stack.udp_flows(self.now).collect())),
+            Command::LeaseTable(reply) => drop(reply.send(self.lease_table())),
+            Command::Dns(reply) => drop(reply.send(self.gateway.dns_service())),
+            Command::Ports(reply) => drop(reply.send(self.port_table())),
+            Command::SetLink { port, up, reply } => drop(reply.send(self.set_link(&port, up))),
+            Command::Info(reply) => drop(reply.send(Info::new(&self.config, self.started.elapsed().as_secs_f64()))),
             Command::Shutdown => {}
         }
     }
@@ -385,6 +404,8 @@ impl Engine {
         counters.capture_frames = captures.recorded;
         counters.capture_cut = captures.cut;
         counters.capture_dropped = captures.dropped;
+        counters.drop_link_down = self.dropped_on_links;
+        self.handle.tally().tell(&mut counters);
         for port in &self.ports {
             let ingress = self.switch.ingress(port.id).map_or(0, |ingress| ingress.dropped());
             let egress = self.switch.egress().get(port.id).map_or(0, |egress| egress.dropped());

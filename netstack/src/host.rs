@@ -23,9 +23,9 @@ use crate::frame::{Chunk, ChunkMut};
 use crate::wire::icmp_error::Problem;
 
 /// What to do where users may not open ping sockets.
-pub const PING_REMEDY: &str = "as root: `sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`, and put \
+pub const PING_REMEDY: &str = "As root: `sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`, and put \
      `net.ipv4.ping_group_range=0 2147483647` into /etc/sysctl.d/slipway.conf to keep it (it is for IPv6 as well, and each network \
-     namespace has its own)";
+     namespace has its own).";
 
 /// What the owner of a socket wants to be told when the socket has news. The host only keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -53,6 +53,7 @@ mod planted;
 pub mod addr;
 pub mod capture;
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod frame;
 #[cfg(feature = "fuzzing")]

@@ -111,6 +111,12 @@ pub trait Egress: fmt::Debug + Send {
         true
     }
 
+    /// Tells the guest that its link is up or down, where its card can tell such a thing; at the beginning it is up. That nothing is sent
+    /// over a link which is down is not for the port to see to.
+    fn set_link(&mut self, up: bool) {
+        let _ = up;
+    }
+
     /// How many frames to the guest were thrown away so far because its side refused them, as an interface does that is down.
     fn dropped(&self) -> u64 {
         0

@@ -7,8 +7,10 @@
 //! It is a part of the library so that `slipway-vm` can tell failures in the same words, and begin its demonstration with this one's.
 
 mod capture;
+pub mod check;
 mod cli;
 pub mod completions;
+mod ctl;
 pub mod demo;
 mod descriptor;
 mod diagnose;
@@ -44,7 +46,9 @@ pub fn main() -> ExitCode {
         Command::Netns(args) => netns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Check { json } => check::run(json),
         Command::Completions { shell } => completions::completions(Cli::command(), shell),
         Command::Man { dir } => completions::man(Cli::command(), dir.as_deref()),
     };

@@ -6,7 +6,7 @@
 //! | `stage` | an engine in virtual time |
 //! | [`record`] | making recordings by a script |
 //! | [`sidecar`] | what a recording cannot say |
-//! | `load` | from files to packets of an engine's time |
+//! | `load`, `wholes` | from files to packets of an engine's time, and what was cut |
 //! | `script`, `play`, `translate` | what the host did, and playing it |
 //! | `update` | making a recording what the engine sends now |
 //! | `dissect`, `compare` | finding what differs, and naming it |
@@ -28,6 +28,7 @@ mod stage;
 mod tftp;
 mod translate;
 mod update;
+mod wholes;
 
 pub use stage::{Question, SentFrame};
 

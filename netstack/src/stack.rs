@@ -13,6 +13,7 @@
 //! | `neighbour`, `arp`, `ndp` | who is on the link |
 //! | `icmp` | echo of the virtual hosts, and telling guests what is wrong with what they send |
 //! | `ping` | echo requests to the world |
+//! | `pmtu` | what guests' routers say of packets that were too large |
 //! | `reassembly`, `fragmentation` | putting together what guests have cut, and cutting what is too large for them |
 //! | `udp` | the UDP relay |
 //! | `tcp` | the TCP relay |
@@ -31,6 +32,7 @@ mod neighbour;
 mod packet;
 mod peers;
 mod ping;
+mod pmtu;
 mod policy;
 mod reassembly;
 mod tcp;
@@ -57,6 +59,7 @@ use self::packet::{
     Content, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Headers, Packet, Transport, Unreadable,
 };
 use self::ping::Pings;
+use self::pmtu::TooBig;
 pub(crate) use self::policy::LINK_LOCAL_GATEWAY;
 use self::policy::{Attempt, Policy, Verdict};
 use self::reassembly::{Fragment, Reassembly};
@@ -65,7 +68,7 @@ use self::tcp::Relay;
 use self::timer::Wheel;
 use self::token::Owner;
 use self::udp::Nat;
-pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId};
+pub use self::udp::{TftpAnswer, TftpOpening, TftpRefusal, TftpService, TransferId, UdpFlowInfo};
 use crate::addr::MacAddr;
 use crate::config::{Config, Ipv6Config};
 use crate::frame::{Chunk, ETHERNET_HEADER, Frame, FrameMeta};
@@ -419,10 +422,18 @@ impl Stack {
         } else if packet.source.is_unspecified() {
             // Nobody can be answered there (RFC 1122 section 3.2.1.3, RFC 4443 section 2.2).
             self.shared.counters.drop_source += 1;
+        } else if self.narrows(cx, station.port, packet, &message) {
+            // It was meant for the TCP relay.
         } else if let Some(to) = icmp::input(cx, &mut self.shared, station, packet, &mut message, frame) {
             self.ping.request(cx, &mut self.shared, station, (packet, frame), to, &message);
         }
         self.shared.scratch = message;
+    }
+
+    /// Whether a message tells that segments to a guest are too large for a part of its network, and made them smaller.
+    fn narrows(&mut self, cx: &Context<'_>, port: PortId, packet: &Packet, message: &[u8]) -> bool {
+        let told = TooBig::of(message, packet.source.is_ipv4());
+        told.is_some_and(|told| self.tcp.too_big(cx, &mut self.shared, port, &told))
     }
 
     fn learn(&mut self, now: Instant, told: Option<IpAddr>, station: Station) {
@@ -581,6 +592,11 @@ impl Stack {
     /// All TCP connections.
     pub fn flows(&self) -> impl Iterator<Item = FlowInfo> {
         self.tcp.flows()
+    }
+
+    /// All UDP mappings and clients of UDP forwards.
+    pub fn udp_flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.udp.flows(now)
     }
 }
 

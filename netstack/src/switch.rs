@@ -37,7 +37,7 @@ pub trait Link: fmt::Debug {
     /// As [`crate::port::Egress::offloads`].
     fn offloads(&self, port: PortId) -> Offloads;
 
-    /// As [`crate::port::Egress::send`]; [`Sent::Declined`] for a port that is gone.
+    /// As [`crate::port::Egress::send`]; [`Sent::Declined`] for a port that is gone, [`Sent::Full`] for one whose link is down.
     fn send(
         &mut self,
         port: PortId,
@@ -91,6 +91,7 @@ impl Switch {
         let Some(ingress) = self.ingresses.get_mut(usize::from(port.0)).and_then(Option::take) else { return };
         drop(ingress);
         self.egresses.outlets[usize::from(port.0)] = None;
+        self.egresses.down.retain(|down| *down != port);
         self.egresses.count -= 1;
         self.egresses.stations.forget(port);
         self.resting.push_back(port);
@@ -145,6 +146,8 @@ pub struct SwitchCounters {
     pub forwarded: u64,
     /// Dropped because the port was full.
     pub full: u64,
+    /// Dropped because the port's link is down.
+    pub down: u64,
     /// Dropped because they are longer than the port's MTU allows, even after segmentation.
     pub too_long: u64,
     /// Dropped because they are not what their offload state says.
@@ -156,7 +159,7 @@ pub struct SwitchCounters {
 impl SwitchCounters {
     /// What did not go where it was sent.
     pub const fn dropped(&self) -> u64 {
-        self.full + self.too_long + self.malformed
+        self.full + self.down + self.too_long + self.malformed
     }
 }
 
@@ -164,6 +167,8 @@ impl SwitchCounters {
 #[derive(Debug, Default)]
 pub struct Egresses {
     outlets: Vec<Option<Box<dyn Egress>>>,
+    /// Ports whose link is down: nearly always none.
+    down: Vec<PortId>,
     count: usize,
     stations: Stations,
     scratch: Vec<u8>,
@@ -180,6 +185,25 @@ impl Egresses {
     /// The egress half of a port.
     pub fn get(&mut self, port: PortId) -> Option<&mut (dyn Egress + 'static)> {
         self.outlets.get_mut(usize::from(port.0))?.as_deref_mut()
+    }
+
+    /// Whether the link of a port is up.
+    pub fn is_up(&self, port: PortId) -> bool {
+        self.down.is_empty() || !self.down.contains(&port)
+    }
+
+    /// Takes the link of a port down, or up again, and tells its guest.
+    pub fn set_link(&mut self, port: PortId, up: bool) {
+        if self.is_up(port) == up {
+            return;
+        }
+        if let Some(egress) = self.outlets.get_mut(usize::from(port.0)).and_then(Option::as_deref_mut) {
+            egress.set_link(up);
+            self.down.retain(|down| *down != port);
+            if !up {
+                self.down.push(port);
+            }
+        }
     }
 
     /// What became of frames between guests so far.
@@ -232,6 +256,10 @@ impl Egresses {
 
     /// Sends a guest's frame to another, in a form that it takes. Returns whether it is on its way, or a part of it.
     fn deliver(&mut self, port: PortId, frame: &Frame<'_>) -> bool {
+        if !self.is_up(port) {
+            self.counters.down += 1;
+            return false;
+        }
         let Self { outlets, counters, scratch, recorder, .. } = self;
         let Some(egress) = outlets.get_mut(usize::from(port.0)).and_then(Option::as_deref_mut) else { return false };
         if segment::check(frame).is_err() {
@@ -283,6 +311,9 @@ impl Link for Egresses {
         capacity: usize,
         fill: &mut dyn FnMut(&mut FrameMut<'_, '_>) -> Option<(usize, FrameMeta)>,
     ) -> Sent {
+        if !self.is_up(port) {
+            return Sent::Full;
+        }
         let Self { outlets, recorder, .. } = self;
         let egress = outlets.get_mut(usize::from(port.0)).and_then(Option::as_deref_mut);
         egress.map_or(Sent::Declined, |egress| send(egress, recorder, port, capacity, fill))

@@ -9,9 +9,10 @@ use std::os::fd::OwnedFd;
 
 use netstack::frame::{Chunk, ChunkMut};
 use netstack::host::kernel::KernelHost;
-use netstack::host::sim::{ConnectionId, Program, Server, SimHost};
-use netstack::host::{Event, Host, SendOptions, SocketId, Token};
+use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer, Way};
+use netstack::host::{DatagramError, Event, Family, Host, SendOptions, SocketId, Teller, Token};
 use netstack::time::{Duration, Instant};
+use netstack::wire::icmp_error::{Problem, Unreachable};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
@@ -549,4 +550,146 @@ fn datagrams_arrive_whole_alone_or_several_at_once() {
         }
     }
     assert_eq!(all, b"1122334455");
+}
+
+// ---- Errors of the network, and echo requests: in a network of the test's own, where they are allowed. ----
+
+/// Runs this test once more in a network namespace in which everybody may send echo requests, over a loopback that takes packets of 1500
+/// bytes. Returns whether this is it.
+fn in_a_network_of_its_own(test: &str) -> bool {
+    const INSIDE: &str = "SLIPWAY_TEST_NETWORK";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let script = "ip link set lo mtu 1500 up && echo 0 0 >/proc/sys/net/ipv4/ping_group_range && exec \"$@\"";
+    let ended = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE, "yes")
+        .status()
+        .unwrap();
+    assert!(ended.success(), "{test}: {ended}");
+    false
+}
+
+/// The hosts, each of which reaches a host that answers echo requests, and has a closed port, across a link of 1500 bytes.
+fn each_with_a_network(family: Family, mut script: impl FnMut(&mut dyn Stage, SocketAddr)) {
+    let (loopback, far): (IpAddr, IpAddr) = match family {
+        Family::V4 => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(198, 51, 100, 7).into()),
+        Family::V6 => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7).into()),
+    };
+    let mut real = Real::new(loopback);
+    let nobody = UdpSocket::bind((loopback, 0)).unwrap().local_addr().unwrap();
+    script(&mut real, nobody);
+    let mut simulated = Simulated::new(loopback);
+    let closed = SocketAddr::new(far, 9);
+    simulated.host.lay(far, Way::direct());
+    simulated.host.set_quoted(1000);
+    simulated.host.serve_udp(closed, UdpServer::Closed);
+    script(&mut simulated, closed);
+}
+
+fn wait_for_error(stage: &mut dyn Stage, socket: SocketId) -> (DatagramError, Vec<u8>) {
+    let mut payload = [0; 2000];
+    loop {
+        if let Some(error) = stage.host().take_datagram_error(socket, &mut payload) {
+            return (error, payload[..error.len].to_vec());
+        }
+        wait_for(stage, |event| event.failed);
+    }
+}
+
+fn unconnected(stage: &mut dyn Stage, family: Family) -> SocketId {
+    let any: IpAddr = if family == Family::V4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    stage.host().bind_datagram(SocketAddr::new(any, 0), None, TOKEN).unwrap().0
+}
+
+#[test]
+fn errors_wait_beside_the_datagrams_and_do_not_keep_others_from_going() {
+    if !in_a_network_of_its_own("errors_wait_beside_the_datagrams_and_do_not_keep_others_from_going") {
+        return;
+    }
+    for family in [Family::V4, Family::V6] {
+        each_with_a_network(family, |stage, closed| {
+            let socket = unconnected(stage, family);
+            for text in [&b"one"[..], b"two", b"three"] {
+                // The error about the one before is pending, and is no error of this one.
+                stage.host().send_to(socket, closed, &[Chunk::from(text)], SendOptions::default()).unwrap();
+            }
+            assert_eq!(kind(stage.host().receive_from(socket, &mut [])), io::ErrorKind::WouldBlock);
+            for text in [&b"one"[..], b"two", b"three"] {
+                let (error, payload) = wait_for_error(stage, socket);
+                assert_eq!(error.problem, Problem::Unreachable(Unreachable::Port));
+                assert_eq!((error.destination, &payload[..]), (closed, text));
+                assert_eq!(error.teller == Teller::ThisHost, closed.ip().is_loopback());
+            }
+            assert_eq!(stage.host().take_datagram_error(socket, &mut [0; 100]), None);
+            stage.host().close(socket);
+        });
+    }
+}
+
+#[test]
+fn what_must_not_be_cut_and_is_too_big_is_refused_with_the_mtu() {
+    if !in_a_network_of_its_own("what_must_not_be_cut_and_is_too_big_is_refused_with_the_mtu") {
+        return;
+    }
+    for family in [Family::V4, Family::V6] {
+        each_with_a_network(family, |stage, closed| {
+            let socket = unconnected(stage, family);
+            let whole = SendOptions { dont_fragment: true, ..SendOptions::default() };
+            // One alone, and several at once.
+            for options in [whole, SendOptions { segment: Some(1600), ..whole }] {
+                let refused = stage.host().send_to(socket, closed, &[Chunk::from(&[7; 3000][..])], options);
+                assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+                let (error, payload) = wait_for_error(stage, socket);
+                assert_eq!((error.problem, error.teller), (Problem::TooBig { mtu: 1500 }, Teller::Socket));
+                assert_eq!((error.destination.ip(), payload.len()), (closed.ip(), 0));
+                while stage.host().take_datagram_error(socket, &mut []).is_some() {}
+            }
+            for options in [SendOptions::default(), SendOptions { segment: Some(1600), ..SendOptions::default() }] {
+                stage.host().send_to(socket, closed, &[Chunk::from(&[7; 3000][..])], options).unwrap();
+                let (error, _) = wait_for_error(stage, socket);
+                assert_eq!(error.problem, Problem::Unreachable(Unreachable::Port));
+            }
+            stage.host().send_to(socket, closed, &[Chunk::from(&[7; 1400][..])], whole).unwrap();
+            stage.host().close(socket);
+        });
+    }
+}
+
+#[test]
+fn echo_requests_are_answered_as_they_were_sent_but_for_the_identifier() {
+    if !in_a_network_of_its_own("echo_requests_are_answered_as_they_were_sent_but_for_the_identifier") {
+        return;
+    }
+    for family in [Family::V4, Family::V6] {
+        each_with_a_network(family, |stage, closed| {
+            let to = SocketAddr::new(closed.ip(), 0);
+            let (request, reply) = if family == Family::V4 { (8, 0) } else { (128, 129) };
+            let mut messages = Vec::new();
+            for _ in 0..2 {
+                let socket = stage.host().open_ping(family, TOKEN).unwrap();
+                let message = [&[request, 0, 0, 0, 0x12, 0x34, 0, 7][..], b"are you there?"].concat();
+                let options = SendOptions { hop_limit: Some(9), dont_fragment: true, ..SendOptions::default() };
+                stage.host().send_to(socket, to, &[Chunk::from(&message[..])], options).unwrap();
+                let mut bytes = [0; 100];
+                let received = loop {
+                    match stage.host().receive_from(socket, &mut [ChunkMut::from(&mut bytes[..])]) {
+                        Ok(received) => break received,
+                        Err(_) => wait_for(stage, |event| event.readable),
+                    }
+                };
+                assert_eq!((received.len, received.from.ip()), (message.len(), closed.ip()));
+                assert!(received.hop_limit.is_some());
+                assert_eq!((bytes[0], &bytes[6..8], &bytes[8..22]), (reply, &[0, 7][..], &b"are you there?"[..]));
+                messages.push(bytes[4..6].to_vec());
+                // Only echo requests leave.
+                let refused = stage.host().send_to(socket, to, &[Chunk::from(&[reply, 0, 0, 0, 0, 0, 0, 0][..])], options);
+                assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+            }
+            assert_ne!(messages[0], messages[1], "each socket has its own identifier");
+        });
+    }
 }

@@ -156,7 +156,7 @@ impl E1000 {
             register::EECD => self.eeprom.set_eecd(value),
             register::EERD => shared.set(offset, self.eeprom.read_word(value)),
             register::MDIC => {
-                let access = self.phy.access(value);
+                let access = self.phy.access(value, shared.is_plugged());
                 shared.set(offset, access.mdic);
                 let done = if access.interrupt { cause::MDAC } else { 0 };
                 let link = if access.renegotiated { cause::LSC } else { 0 };

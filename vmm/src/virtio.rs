@@ -16,6 +16,7 @@
 //! value, and at a reset it is asked back. A driver that breaks the rules finds `DEVICE_NEEDS_RESET` in the status register.
 
 pub mod block;
+mod config;
 pub mod entropy;
 pub mod handover;
 pub mod interrupt;
@@ -24,6 +25,7 @@ pub mod queue;
 pub mod transport;
 pub mod worker;
 
+pub use crate::virtio::config::DeviceConfig;
 use crate::virtio::handover::QueueControl;
 
 /// Feature bits of every device (virtio 1.2, chapter 6).
@@ -53,7 +55,7 @@ pub struct Parts {
     /// Which other features each feature needs: those of the second mask, if any of the first is there.
     pub requires: &'static [(u64, u64)],
     /// The device configuration, which no driver changes here.
-    pub config: Vec<u8>,
+    pub config: DeviceConfig,
     /// The queues, in their order.
     pub queues: Vec<QueueControl>,
 }

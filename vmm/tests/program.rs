@@ -4,9 +4,13 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use netstack::control::client::Client;
+use netstack::control::{AddHostfwd, ListLeases, ListPorts, SetLink, Shutdown};
+use netstack::engine::PortName;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
@@ -209,6 +213,56 @@ fn the_interrupt_key_is_the_guests() {
     session.keyboard.write_all(b"\x03\x1a\x1c").unwrap();
     session.keyboard.write_all(b"\x01x").unwrap();
     assert_eq!(session.ended().code(), Some(0), "none of the keys before has ended or stopped it");
+}
+
+#[test]
+fn a_network_is_controlled_while_its_machine_runs() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.sock");
+    let socket = path.to_str().unwrap();
+    let mut child = program(&[&WAITING[..], &["--api-socket", socket]].concat()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(said.by_ref().any(|line| line.unwrap().contains("probe: serving")));
+    let client = Client::new(&path);
+    let ports = client.call(&ListPorts {}).unwrap().ports;
+    assert!(matches!(&ports[..], [port] if port.up && port.name.contains("virtio-net")), "{ports:?}");
+    let leases = client.call(&ListLeases {}).unwrap().leases;
+    assert!(matches!(&leases[..], [lease] if lease.state == "bound"), "{leases:?}");
+
+    // A forward that was not there when the machine began leads to what the guest serves.
+    let added = client.call(&AddHostfwd("tcp:127.0.0.1:0-:7".parse().unwrap())).unwrap();
+    let mut connection = TcpStream::connect(("127.0.0.1", added.host_port.unwrap())).unwrap();
+    connection.write_all(b"over and back").unwrap();
+    let mut back = [0; 13];
+    connection.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"over and back");
+    client.call(&SetLink { port: PortName::Number(ports[0].id), up: false }).unwrap();
+    assert!(!client.call(&ListPorts {}).unwrap().ports[0].up);
+    client.call(&SetLink { port: PortName::Number(ports[0].id), up: true }).unwrap();
+    connection.write_all(b"and once more").unwrap();
+    connection.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"and once more");
+
+    client.call(&Shutdown {}).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_api_socket_is_of_one_network() {
+    for (words, told) in [
+        (&["--netdev", "user,id=a", "--netdev", "user,id=b", "--api-socket", "/tmp/x"][..], "--api-socket is of one"),
+        (&["--netdev", "user,id=a", "--api-socket", "b=/tmp/x"], "no network is called b"),
+        (&["--api-socket", "/tmp/x", "--api-socket", "/tmp/y"], "has two API sockets"),
+    ] {
+        let output = run(&[&["run"], words].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.contains(told), "{words:?}: {said}");
+    }
 }
 
 #[test]

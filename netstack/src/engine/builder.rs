@@ -87,7 +87,7 @@ impl Hooks {
         let smb = match (self.smb.take(), &config.smb) {
             (Some(hook), Some(_)) => Smb::Hook(hook),
             (None, Some(smb)) => match &smb.directory {
-                Some(directory) => Smb::Smbd(Arc::new(Smbd::new(smb, directory)?)),
+                Some(directory) => Smb::Smbd(Smbd::new(smb, directory)?),
                 None => Smb::Nobody,
             },
             (_, None) => Smb::Nobody,
@@ -95,7 +95,7 @@ impl Hooks {
         let has_commands = targets.iter().any(|target| matches!(target, Target::Command(_))) || matches!(smb, Smb::Smbd(_));
         let commands = if has_commands {
             let commands = Commands::new(config.limits.guest_forward_commands, config.timeouts.guest_forward_end);
-            Some(Arc::new(commands.map_err(EngineError::Host)?))
+            Some(commands.map_err(EngineError::Host)?)
         } else {
             None
         };

@@ -1,21 +1,25 @@
 //! Telling a running engine things, and asking it.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{BoundForward, ForwardId, ForwardRefused};
+use super::{BoundForward, ForwardId, ForwardRefused, NoSuchPort, PortName};
 use crate::capture::{CaptureError, CaptureId, CaptureInfo, Ending, Opened};
 use crate::config::HostForward;
+use crate::control::{Info, LeaseEntry, PortEntry, Tally};
 use crate::gateway::dhcp::Lease;
 use crate::gateway::dhcp6;
+use crate::gateway::dns::DnsHandle;
 use crate::port::{Port, PortId};
-use crate::stack::{Counters, FlowInfo};
+use crate::stack::{Counters, FlowInfo, UdpFlowInfo};
 
 /// A running engine, seen from another task or thread. Clones are the same engine.
 #[derive(Debug, Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    tally: Arc<Tally>,
 }
 
 /// The engine has ended.
@@ -52,12 +56,37 @@ pub(super) enum Command {
     StartCapture { opened: Box<Opened>, reply: oneshot::Sender<Result<CaptureId, CaptureError>> },
     StopCapture { id: CaptureId, reply: oneshot::Sender<Option<Ending>> },
     Captures(oneshot::Sender<Vec<CaptureInfo>>),
+    Info(oneshot::Sender<Info>),
+    UdpFlows(oneshot::Sender<Vec<UdpFlowInfo>>),
+    LeaseTable(oneshot::Sender<Vec<LeaseEntry>>),
+    Dns(oneshot::Sender<DnsHandle>),
+    Ports(oneshot::Sender<Vec<PortEntry>>),
+    SetLink { port: PortName, up: bool, reply: oneshot::Sender<Result<(), NoSuchPort>> },
     Shutdown,
 }
 
 impl Handle {
-    pub(super) const fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands }
+    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands, tally: Arc::default() }
+    }
+
+    /// What the API of this engine counts.
+    pub(crate) const fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Waits until the engine has ended.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
+    /// What the network is.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn info(&self) -> Result<Info, EngineGone> {
+        self.ask(Command::Info).await
     }
 
     /// Joins a guest to the network.
@@ -94,6 +123,33 @@ impl Handle {
     /// When the engine has ended.
     pub async fn flows(&self) -> Result<Vec<FlowInfo>, EngineGone> {
         self.ask(Command::Flows).await
+    }
+
+    /// All that guests say over UDP.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn udp_flows(&self) -> Result<Vec<UdpFlowInfo>, EngineGone> {
+        self.ask(Command::UdpFlows).await
+    }
+
+    /// All DHCP leases, with how long they last from now.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn lease_table(&self) -> Result<Vec<LeaseEntry>, EngineGone> {
+        self.ask(Command::LeaseTable).await
+    }
+
+    /// The DNS service.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub async fn dns(&self) -> Result<DnsHandle, EngineGone> {
+        self.ask(Command::Dns).await
     }
 
     /// All DHCP leases.

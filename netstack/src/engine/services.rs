@@ -10,10 +10,10 @@ use super::EngineError;
 use super::builder::Hooks;
 use crate::addr::MacAddr;
 use crate::config::Config;
-use crate::gateway::command::Commands;
 use crate::gateway::dhcp::{DhcpServer, Lease};
 use crate::gateway::dhcp6::{self, Dhcp6Server};
 use crate::gateway::dns::{DnsHandle, LocalNames, Names, Query, Response};
+use crate::gateway::guest_forward::GuestForwards;
 use crate::gateway::http::Http;
 use crate::gateway::tftp::Tftp;
 use crate::host::StreamService;
@@ -31,7 +31,8 @@ pub(super) struct Gateway {
     names: Arc<Names>,
     /// The DNS server's addresses: IPv4, IPv6.
     servers: [Option<IpAddr>; 2],
-    commands: Option<Arc<Commands>>,
+    /// What runs for guests: here too, so that it outlives the last of its streams.
+    forwards: Arc<GuestForwards>,
     tftp: Option<Tftp>,
 }
 
@@ -52,8 +53,8 @@ impl Gateway {
         let tftp = config.boot.tftp_root.as_ref().map(|root| Tftp::start(root, config.limits.tftp_transfers)).transpose()?;
         let http = config.boot.http_root.as_ref().map(|root| Http::start(root, config.limits.http_connections)).transpose()?;
         let streams = dns.clone();
-        let forwards = hooks.guest_forwards(config)?;
-        let commands = forwards.commands.clone();
+        let forwards = Arc::new(hooks.guest_forwards(config)?);
+        let targets = Arc::clone(&forwards);
         let connector: ServiceConnector = Box::new(move |service, guest| match service {
             StreamService::Dns => {
                 let (ours, theirs) = ServiceStream::pair()?;
@@ -65,16 +66,16 @@ impl Gateway {
                 http.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?.stream(theirs, guest)?;
                 Ok(ours)
             }
-            StreamService::GuestForward(number) => forwards.open(number, guest),
-            StreamService::Smb(port) => forwards.open_smb(port, guest),
+            StreamService::GuestForward(number) => targets.open(number, guest),
+            StreamService::Smb(port) => targets.open_smb(port, guest),
         });
         let (dhcp, dhcp6) = (DhcpServer::new(config), Dhcp6Server::new(config));
-        Ok((Self { dhcp, dhcp6, dns, names, servers, commands, tftp }, answers, connector))
+        Ok((Self { dhcp, dhcp6, dns, names, servers, forwards, tftp }, answers, connector))
     }
 
     /// Ends what runs for guests, and waits until it has ended.
     pub(super) async fn end(&self) {
-        if let Some(commands) = &self.commands {
+        if let Some(commands) = &self.forwards.commands {
             commands.end().await;
         }
     }
@@ -82,6 +83,11 @@ impl Gateway {
     /// All leases.
     pub(super) fn leases(&self, now: Instant) -> Vec<Lease> {
         self.dhcp.iter().flat_map(|dhcp| dhcp.leases(now)).cloned().collect()
+    }
+
+    /// The DNS service, for whoever wants to ask it what it knows.
+    pub(super) fn dns_service(&self) -> DnsHandle {
+        self.dns.clone()
     }
 
     /// All leases of DHCPv6.

@@ -106,20 +106,21 @@ impl Commands {
         self.spawner.send(Job { command, reply }).map_err(|_| io::ErrorKind::ConnectionRefused)?;
 
         let (connection, gone) = oneshot::channel();
-        let supervision = Supervision { name: name.to_owned(), patience: self.patience, closing: self.closing.subscribe() };
+        let (patience, closing, log) = (self.patience, self.closing.subscribe(), Arc::clone(&self.log));
+        let supervision = Supervision { name: name.to_owned(), patience, closing, log };
         tokio::spawn(Arc::clone(&self.log).take(errors, name.to_owned()));
         tokio::spawn(async move {
             let _permit = permit;
             match started.await {
                 Ok(Ok(process)) => supervision.run(process, gone).await,
-                Ok(Err(error)) => tracing::warn!(command = supervision.name, %error, "cannot start the command"),
+                Ok(Err(error)) => supervision.tell(&format!("it cannot be started: {error}")),
                 Err(_) => {}
             }
         });
         Ok(connection)
     }
 
-    /// Ends all processes, and waits until they have ended: no longer than twice the patience, and a little.
+    /// Ends all processes, as if their connections had ended, and waits until they have: no longer than three times the patience.
     pub(crate) async fn end(&self) {
         self.closing.send_replace(true);
         self.closing.closed().await;
@@ -201,20 +202,22 @@ struct Supervision {
     name: String,
     patience: Duration,
     closing: watch::Receiver<bool>,
+    log: Arc<Log>,
 }
 
 impl Supervision {
     async fn run(mut self, mut process: Process, gone: oneshot::Receiver<()>) {
-        let at_once = tokio::select! {
+        tokio::select! {
             // Nothing is ever sent: that the other end is dropped is the message.
-            _ = gone => false,
-            () = self.closed() => true,
-        };
-        let patient = !at_once && timeout(self.patience, self.ended_or_closed(&process)).await.is_ok_and(|ended| ended);
+            _ = gone => {}
+            () = self.closed() => {}
+        }
+        // The end of its input is what most of them wait for.
+        let patient = timeout(self.patience, process.ended()).await.is_ok();
         // Others of the group may run though the first has ended; as long as it was not reaped, the number is its own.
         process.signal(Signal::TERM);
         if !patient && timeout(self.patience, process.ended()).await.is_err() {
-            tracing::warn!(command = self.name, "killed: it has not ended when it was asked to");
+            self.tell("it has not ended when it was asked to, and is killed");
             process.signal(Signal::KILL);
             // One that waits for a device in the kernel is not killed before it has what it waits for.
             let _ = timeout(self.patience, process.ended()).await;
@@ -227,12 +230,8 @@ impl Supervision {
         }
     }
 
-    /// Waits for the end of the process, or of the engine; returns whether it was that of the process.
-    async fn ended_or_closed(&mut self, process: &Process) -> bool {
-        tokio::select! {
-            ended = process.ended() => ended.is_ok(),
-            () = self.closed() => false,
-        }
+    fn tell(&self, what: &str) {
+        self.log.tell(&self.name, what);
     }
 
     async fn closed(&mut self) {

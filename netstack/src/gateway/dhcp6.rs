@@ -17,7 +17,7 @@ mod leases;
 mod reply;
 mod request;
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use dhcproto::v6::{MessageType, Status};
 
@@ -90,10 +90,14 @@ impl Dhcp6Server {
         let MacAddr(card) = MacAddr::of_virtual_host(LINK_LOCAL_GATEWAY.into());
         /// DUID-LL, and Ethernet.
         const LINK_LAYER: [u8; 4] = [0, 3, 0, 1];
+        let servers = config.server_addresses().filter_map(|address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        });
         Some(Self {
             prefix: ipv6.prefix,
             identity: LINK_LAYER.into_iter().chain(card).collect(),
-            leases: Leases::new(ipv6),
+            leases: Leases::new(ipv6, servers),
             parameters: Parameters::new(config, ipv6),
         })
     }

@@ -32,7 +32,7 @@ mod upstream;
 mod watched;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -119,6 +119,17 @@ pub struct DnsStats {
     pub failed: u64,
     /// Datagrams and connections that there was no room for.
     pub overloaded: u64,
+}
+
+/// What the service knows, and from whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsStatus {
+    /// The servers that are asked, in their order, and whether each has answered when it was asked last.
+    pub servers: Vec<(SocketAddr, bool)>,
+    /// The names of guests, their addresses, and for how long they are good.
+    pub names: Vec<(String, IpAddr, Duration)>,
+    /// Questions whose answers are kept, and for how long.
+    pub cached: Vec<(String, Duration)>,
 }
 
 impl DnsHandle {
@@ -218,6 +229,11 @@ impl DnsHandle {
             failed: counters.failed.load(Ordering::Relaxed),
             overloaded: counters.overloaded.load(Ordering::Relaxed),
         }
+    }
+
+    /// What the service knows, and from whom.
+    pub async fn status(&self) -> DnsStatus {
+        self.forwarder.status().await
     }
 
     fn adopt(&self, stream: UnixStream) -> io::Result<tokio::net::UnixStream> {

@@ -1,5 +1,6 @@
 //! Streams to what guests are forwarded to within this process: commands, hooks, and the SMB server.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -14,7 +15,16 @@ use crate::host::kernel::ServiceStream;
 pub(crate) struct GuestForwards {
     pub(crate) targets: Vec<Target>,
     pub(crate) smb: Smb,
-    pub(crate) commands: Option<Arc<Commands>>,
+    pub(crate) commands: Option<Commands>,
+}
+
+impl fmt::Debug for GuestForwards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestForwards")
+            .field("targets", &self.targets.len())
+            .field("commands", &self.commands)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is behind one forward.
@@ -30,7 +40,7 @@ pub(crate) enum Smb {
     /// Everybody is refused.
     Nobody,
     Hook(Arc<dyn SmbHook>),
-    Smbd(Arc<Smbd>),
+    Smbd(Smbd),
 }
 
 impl GuestForwards {

@@ -58,6 +58,12 @@ pub enum SmbError {
         /// The number of the user.
         user: u32,
     },
+    /// Run by root, `smbd` sets the groups of whoever it acts for.
+    #[error(
+        "`smb` needs smbd, which as root has to set groups, and this user namespace forbids that (/proc/self/setgroups): run this \
+         outside of it as an ordinary user, or in a namespace with a range of users and groups"
+    )]
+    Groups,
     /// No place for the files of `smbd`.
     #[error("cannot make a private directory for smbd in $XDG_RUNTIME_DIR, $TMPDIR or /tmp")]
     Private(#[source] io::Error),
@@ -80,6 +86,10 @@ impl Smbd {
         let program = find_program("smbd").ok_or(SmbError::NotInstalled)?;
         let directory = readable(directory)?;
         let user = user_name()?;
+        let setgroups = std::fs::read_to_string("/proc/self/setgroups").unwrap_or_default();
+        if rustix::process::geteuid().is_root() && setgroups.trim() == "deny" {
+            return Err(SmbError::Groups);
+        }
         let private = PrivateDirectory::new().map_err(SmbError::Private)?;
         let settings = settings::Settings {
             private: private.path(),
@@ -88,6 +98,7 @@ impl Smbd {
             min_protocol: config.min_protocol.as_deref(),
         };
         settings.write().map_err(SmbError::Private)?;
+        tracing::debug!(directory = %private.path().display(), "smbd has its files");
         Ok(Self { program, private })
     }
 

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::SocketFlags;
 use slab::Slab;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
@@ -282,6 +283,9 @@ impl Host for KernelHost {
     fn listen(&mut self, address: SocketAddr, interface: Option<&str>, token: Token) -> io::Result<(SocketId, SocketAddr)> {
         let socket = new_socket(address, interface, Type::STREAM)?;
         socket.set_reuse_address(true)?;
+        // Those that are accepted inherit these.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_out_of_band_inline(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let bound = local_address(&socket);
@@ -299,14 +303,11 @@ impl Host for KernelHost {
     fn accept(&mut self, listener: SocketId, token: Token) -> io::Result<(SocketId, SocketAddr)> {
         let Entry { fd, kind, .. } = self.entry(listener)?;
         let kind = if *kind == Kind::LocalListener { Kind::Local } else { Kind::Tcp };
-        let (socket, from) = SockRef::from(fd).accept()?;
-        socket.set_nonblocking(true)?;
-        if kind == Kind::Tcp {
-            socket.set_tcp_nodelay(true)?;
-            socket.set_out_of_band_inline(true)?;
-        }
-        let from = from.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
-        Ok((self.add(socket.into(), kind, token)?, from))
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, from) = rustix::net::acceptfrom_with(fd, flags)?;
+        let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+        let from = from.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+        Ok((self.add(socket, kind, token)?, from))
     }
 
     fn set_token(&mut self, socket: SocketId, token: Token) {
@@ -410,7 +411,7 @@ impl Host for KernelHost {
                 return error;
             }
             if !std::mem::replace(&mut self.ping_forbidden, true) {
-                tracing::warn!(%error, "guests cannot ping the world: {}", super::PING_REMEDY);
+                tracing::warn!(%error, "guests cannot ping the world, for this user may not send echo requests. {}", super::PING_REMEDY);
             }
             io::ErrorKind::PermissionDenied.into()
         })?;
@@ -595,6 +596,21 @@ mod tests {
             host.discard(stream, 5).unwrap();
             assert_eq!(peek(&mut host, stream, 0).unwrap(), b"");
         }
+    }
+
+    #[test]
+    fn what_is_accepted_neither_delays_nor_blocks_nor_survives_exec() {
+        let mut host = KernelHost::new(Box::new(|_, _| Err(io::ErrorKind::ConnectionRefused.into()))).unwrap();
+        let (listener, address) = host.listen("127.0.0.1:0".parse().unwrap(), None, TOKEN).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        readable(&mut host);
+        let (accepted, from) = host.accept(listener, TOKEN).unwrap();
+        assert_eq!(from, client.local_addr().unwrap());
+        let fd = host.fd(accepted).unwrap();
+        let socket = SockRef::from(&fd);
+        assert!(socket.tcp_nodelay().unwrap() && socket.out_of_band_inline().unwrap());
+        assert!(rustix::fs::fcntl_getfl(fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+        assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
     }
 
     #[test]

@@ -104,6 +104,11 @@ pub enum GuestSendError {
 }
 
 impl GuestEnd {
+    /// Whether the engine has the link up.
+    pub fn link_is_up(&self) -> bool {
+        !self.to_guest.lock().link_down
+    }
+
     /// Sends a frame to the engine.
     ///
     /// # Errors
@@ -198,6 +203,7 @@ struct DirectionState {
     receiver: Option<Waker>,
     sender_gone: bool,
     receiver_gone: bool,
+    link_down: bool,
 }
 
 impl Direction {
@@ -209,6 +215,7 @@ impl Direction {
             receiver: None,
             sender_gone: false,
             receiver_gone: false,
+            link_down: false,
         }))
     }
 
@@ -340,6 +347,10 @@ impl Egress for MemoryEgress {
         bytes.truncate(len);
         self.unflushed.push_back((bytes, meta));
         Sent::Yes
+    }
+
+    fn set_link(&mut self, up: bool) {
+        self.to_guest.lock().link_down = !up;
     }
 
     fn flush(&mut self) -> io::Result<()> {

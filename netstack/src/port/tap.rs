@@ -288,6 +288,13 @@ impl Egress for TapEgress {
         self.pending == 0
     }
 
+    fn set_link(&mut self, up: bool) {
+        // An older kernel does not know how to tell; then its guest notices that nothing comes, as with a cable that is cut elsewhere.
+        if let Err(error) = device::set_carrier(self.fd.get_ref(), up) {
+            tracing::debug!(%error, up, "the interface cannot be told of its link");
+        }
+    }
+
     fn dropped(&self) -> u64 {
         self.dropped
     }

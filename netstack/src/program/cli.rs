@@ -5,13 +5,15 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::capture::{Opened, filter};
+use crate::capture::filter;
 use crate::config::{Config, qemu};
 use crate::port::stream::StreamAddress;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::program::capture::{CaptureArgs, StandardOutput};
+use crate::program::ctl::CtlArgs;
+use crate::program::engine::Beside;
 use crate::program::failure::Failure;
 use crate::program::log::check_filter;
 use crate::program::namespace::Target;
@@ -57,12 +59,22 @@ pub(crate) enum Command {
     /// Give a network to virtual machines that connect to a socket
     #[command(after_long_help = with_options(SERVE_HELP))]
     Serve(ServeArgs),
+    /// Ask a network that runs, and change it: forwards, connections, leases, links, recordings
+    #[command(after_long_help = CTL_HELP)]
+    Ctl(CtlArgs),
     /// Prove that it works: a guest in a namespace leases, pings, resolves and transfers
     #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
     /// Play recordings against the engine, and tell what it does otherwise than it did
     #[command(after_long_help = with_options(REPLAY_HELP))]
     Replay(ReplayArgs),
+    /// Report what this machine offers, with the remedy for what is missing
+    #[command(after_long_help = CHECK_HELP)]
+    Check {
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print completions for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
     Completions {
@@ -110,6 +122,21 @@ Examples:
                      -device virtio-net-pci,netdev=n ...
   slipway serve --user hostfwd=tcp:127.0.0.1:2222-:22 --port stream:tcp:127.0.0.1:5000";
 
+const CTL_HELP: &str = "\
+SOCKET is what --api-socket of `slipway shell`, `netns`, `serve` or `slipway-vm run` has named. Programs speak JSON over it: see \
+docs/control.md of netstack. What slirp4netns's API understands is understood there too.
+
+Examples:
+  slipway ctl /run/user/1000/net.sock hostfwd add tcp:127.0.0.1:2222-:22
+  slipway ctl net.sock hostfwd add unix:/run/user/1000/ssh.sock-:22
+  slipway ctl net.sock hostfwd list
+  slipway ctl net.sock hostfwd remove 1
+  slipway ctl net.sock flows
+  slipway ctl net.sock link down tap0
+  slipway ctl net.sock captures start /tmp/net.pcapng --filter 'port 53'
+  slipway ctl net.sock counters --json | jq '.return.frames_in'
+  slipway ctl net.sock shutdown";
+
 const DEMO_HELP: &str = "\
 Starts servers on this machine's loopback address and a guest in a new network namespace, and lets the guest use them through the \
 engine. Needs no root and no internet, only /dev/net/tun and user namespaces. Exits with 0 if no step failed.
@@ -132,6 +159,13 @@ Examples:
   slipway replay --user ipv6=off dump.pcap      a recording by QEMU's filter-dump or tcpdump
 
 Exit codes: 0 if everything is as recorded, 1 if something is not, 2 if a file cannot be used.";
+
+const CHECK_HELP: &str = "\
+Examples:
+  slipway check
+  slipway check --json | jq '.findings[] | select(.state != \"good\")'
+
+Exit codes: 0 if commands and network namespaces can have a network here, 1 if not.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -158,6 +192,9 @@ pub(crate) struct NetworkArgs {
     /// The MTU of the link in bytes, at most 65520 [default: 1500]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(68..=i64::from(MTU_MAX)))]
     mtu: Option<u16>,
+    /// Listen for commands at this UNIX socket, which is yours alone: `slipway ctl`, or JSON as of slirp4netns
+    #[arg(long, short, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
     #[command(flatten)]
     capture: CaptureArgs,
 }
@@ -178,13 +215,14 @@ impl FromStr for User {
 }
 
 impl NetworkArgs {
-    /// Opens what is to be recorded into, if anything.
+    /// What there is to be beside the engine. What is to be recorded into is open then.
     ///
     /// # Errors
     ///
     /// As [`CaptureArgs::open`].
-    pub(crate) fn capture(&self, output: StandardOutput) -> Result<Option<Opened>, Failure> {
-        self.capture.open(&self.user.text, output)
+    pub(crate) fn beside(&self, output: StandardOutput) -> Result<Beside, Failure> {
+        let capture = self.capture.open(&self.user.text, output)?;
+        Ok(Beside { capture, api_socket: self.api_socket.clone() })
     }
 
     /// What the engine is to be told.

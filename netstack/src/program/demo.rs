@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use self::guest::{GUEST_PORT, Message, Plan};
 use self::servers::Servers;
 use crate::program::cli::DemoArgs;
+use crate::program::engine::Beside;
 use crate::program::failure::{Failure, OrFail, plain};
 use crate::program::process::{Child, Link, die_with_parent, fork};
 use crate::program::report::{Outcome, Part, Report, Step};
@@ -89,7 +90,8 @@ pub fn part(size: u32, mtu: u16) -> Result<Part, Failure> {
         return Ok(Part { title: TITLE, steps: vec![Step::skipped("namespaces", why)] });
     };
     servers.start();
-    let steps = engine::with_engine(&config, None, async |handle| watch(&child, handle, tap, plan.size).await)?;
+    let told = engine::with_engine(&config, Beside::default(), async |handle| watch(&child, handle, tap, plan.size).await)?;
+    let steps = told.ok_or_else(|| Failure::new("the network has stopped by itself"))?;
     Ok(Part { title: TITLE, steps })
 }
 

@@ -1,10 +1,12 @@
 //! An engine, its runtime and its errors, as the subcommands use them.
 
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use crate::capture::Opened;
 use crate::config::Config;
+use crate::control::api::Server;
 use crate::engine::{Engine, Handle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,37 +17,62 @@ use crate::program::failure::{Failure, OrFail};
 /// How long an engine that was told to stop may take to write what it has recorded.
 const FAREWELL: Duration = Duration::from_secs(6);
 
-/// Runs `story` beside an engine, whose traffic is recorded into `capture`, and stops the engine when the story has ended.
+/// What there is to be beside an engine.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// What its traffic is recorded into.
+    pub(crate) capture: Option<Opened>,
+    /// Where it listens for commands.
+    pub(crate) api_socket: Option<PathBuf>,
+}
+
+/// Runs `story` beside an engine, and stops the engine when the story has ended. Returns what the story does, or `None` if the engine was
+/// told to end meanwhile.
 ///
 /// # Errors
 ///
-/// When the engine cannot start, or stops by itself; or what the story returns.
+/// When the engine or what is beside it cannot start; or what the story returns.
 pub(crate) fn with_engine<T>(
     config: &Config,
-    capture: Option<Opened>,
+    beside: Beside,
     story: impl AsyncFnOnce(Handle) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+) -> Result<Option<T>, Failure> {
     runtime()?.block_on(async {
         let engine = Engine::new(config).map_err(|err| Failure::new("cannot start the network").because_of(&err))?;
         let handle = engine.handle();
+        let api = beside.api_socket.map(|path| listen(&path, config)).transpose()?;
+        let serving = api.map(|server| tokio::spawn(server.run(handle.clone())));
         let mut running = pin!(engine.run());
         let story = async {
             tell_forwards(&handle).await;
-            if let Some(capture) = capture {
+            if let Some(capture) = beside.capture {
                 handle.begin_capture(capture).await.map_err(|error| explain(&error))?;
             }
             story(handle.clone()).await
         };
         let told = tokio::select! {
-            told = story => told,
-            () = &mut running => return Err(Failure::new("the network has stopped by itself")),
+            told = story => {
+                handle.shutdown();
+                if tokio::time::timeout(FAREWELL, running).await.is_err() {
+                    tracing::debug!("the network was cut off at the end");
+                }
+                told.map(Some)
+            },
+            () = &mut running => {
+                tracing::info!("the network was told to end");
+                Ok(None)
+            }
         };
-        handle.shutdown();
-        if tokio::time::timeout(FAREWELL, running).await.is_err() {
-            tracing::debug!("the network was cut off at the end");
+        if let Some(serving) = serving {
+            // It lets its last clients go, which does not take long.
+            let _ = tokio::time::timeout(FAREWELL, serving).await;
         }
         told
     })
+}
+
+fn listen(path: &Path, config: &Config) -> Result<Server, Failure> {
+    Server::bind(path, &config.limits, &config.timeouts).map_err(|err| Failure::new("cannot make --api-socket").because(err))
 }
 
 /// Where a forward was to have any free port, only this tells which one it has.

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &NetnsArgs) -> Result<u8, Failure> {
     let ready = args.ready_fd.map(|fd| inherited(fd, "--ready-fd")).transpose()?;
     let exit = args.exit_fd.map(|fd| inherited(fd, "--exit-fd")).transpose()?;
     let mut config = args.network.config()?;
-    let capture = args.network.capture(StandardOutput::Free)?;
+    let beside = args.network.beside(StandardOutput::Free)?;
     let target = args.target()?;
     diagnose::check_tun()?;
 
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &NetnsArgs) -> Result<u8, Failure> {
         reserve_first_address(&mut config, mac);
     }
     let watch = Watch { pid: args.pid(), target, exit };
-    engine::with_engine(&config, capture, async |handle| serve(handle, tap, ready, watch).await)?;
+    engine::with_engine(&config, beside, async |handle| serve(handle, tap, ready, watch).await)?;
     Ok(0)
 }
 

@@ -19,8 +19,8 @@ const RESPITE: Duration = Duration::from_millis(200);
 /// Serves until told to end.
 pub(crate) fn run(args: &ServeArgs) -> Result<u8, Failure> {
     let config = args.network.config()?;
-    let capture = args.network.capture(StandardOutput::Free)?;
-    engine::with_engine(&config, capture, async |handle| serve(handle, &args.ports, config.mtu).await)?;
+    let beside = args.network.beside(StandardOutput::Free)?;
+    engine::with_engine(&config, beside, async |handle| serve(handle, &args.ports, config.mtu).await)?;
     Ok(0)
 }
 

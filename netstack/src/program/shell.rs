@@ -38,7 +38,7 @@ const NOT_FOUND: u8 = 127;
 /// Runs the command and returns what it has returned.
 pub(crate) fn run(args: &ShellArgs, limits: Inherited) -> Result<u8, Failure> {
     let mut config = args.network.config()?;
-    let capture = args.network.capture(StandardOutput::Taken)?;
+    let beside = args.network.beside(StandardOutput::Taken)?;
     diagnose::check_tun()?;
     let us = rustix::process::getpid();
     let child = fork(|link| {
@@ -52,7 +52,15 @@ pub(crate) fn run(args: &ShellArgs, limits: Inherited) -> Result<u8, Failure> {
         return child.wait().or_fail(|| "cannot wait for the child process");
     };
     reserve_first_address(&mut config, mac);
-    engine::with_engine(&config, capture, async |handle| outside(&child, handle, tap).await)
+    let code = engine::with_engine(&config, beside, async |handle| outside(&child, handle, tap).await)?;
+    code.map_or_else(
+        || {
+            // Whoever ends the network of a command ends the command.
+            child.signal(Signal::TERM);
+            child.wait().or_fail(|| "cannot wait for the command")
+        },
+        Ok,
+    )
 }
 
 /// The command has the first address without having asked DHCP for it, so nobody else may get it, and a DHCP client inside must.

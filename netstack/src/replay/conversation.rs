@@ -141,12 +141,15 @@ pub(super) fn key_of(port: PortId, direction: Direction, frame: &[u8], connectio
     if icmp.is_discovery() {
         return Key::Discovery(port);
     }
-    match icmp.unreachable(frame).filter(|_| direction == Direction::ToGuest) {
+    match icmp.error(frame).filter(|_| direction == Direction::ToGuest) {
         Some(error) if error.protocol == IpNumber::TCP => {
             let ends = Ends { port, guest: error.guest, remote: error.remote };
             ends.key(connection(&ends))
         }
         Some(error) if error.protocol == IpNumber::UDP => Key::Udp { port, guest: error.guest, remote: error.remote },
+        Some(error) if error.is_of_echo() => {
+            Key::Icmp { port, guest: error.guest.ip(), remote: error.remote.ip(), identifier: error.identifier }
+        }
         _ => {
             let (guest, remote) = ends(direction, icmp.source, icmp.destination);
             Key::Icmp { port, guest, remote, identifier: icmp.identifier }

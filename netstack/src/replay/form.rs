@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice};
+use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice};
 use smoltcp::wire::{IpProtocol, checksum as sum};
 
 use crate::frame::{Checksum, ETHERNET_HEADER, FrameMeta, Gso};
@@ -24,7 +24,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Finds the transport header of a frame that carries an IP packet, and not a fragment. Lengths that are wrong are the frame's own:
+    /// Finds the transport header of a frame that carries an IP packet, and not a fragment. Extension headers of IPv6 are passed. Lengths that are wrong are the frame's own:
     /// this is for looking at frames, not for judging them.
     pub(super) fn of(frame: &[u8]) -> Option<Self> {
         let ip = frame.get(ETHERNET_HEADER..)?;
@@ -38,7 +38,15 @@ impl Place {
             [0x86, 0xdd] => {
                 let header = Ipv6HeaderSlice::from_slice(ip).ok()?;
                 let addresses = (header.source_addr().into(), header.destination_addr().into());
-                (addresses.0, addresses.1, header.next_header(), header.slice().len(), Some(header.payload_length().into()))
+                let behind = ip.get(header.slice().len()..)?;
+                // A chain that contradicts itself is looked at as the payload.
+                let (protocol, chain) = match Ipv6ExtensionsSlice::from_slice(header.next_header(), behind) {
+                    Ok((chain, ..)) if chain.is_fragmenting_payload() => return None,
+                    Ok((_, protocol, rest)) => (protocol, behind.len() - rest.len()),
+                    Err(_) => (header.next_header(), 0),
+                };
+                let len = usize::from(header.payload_length()).checked_sub(chain);
+                (addresses.0, addresses.1, protocol, header.slice().len() + chain, len)
             }
             _ => return None,
         };

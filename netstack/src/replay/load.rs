@@ -1,11 +1,13 @@
 //! From a capture file and its sidecar to packets of an engine's time: what is needed to play a recording.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 
 use super::conversation::{self, Key};
 use super::form::{self, Place};
 use super::packet::{ethernet, is_virtual};
 use super::sidecar::{Clock, Sidecar};
+use super::wholes::{self, Whole};
 use super::{Logged, ReplayError};
 use crate::config::{Config, qemu};
 use crate::frame::Offloads;
@@ -13,6 +15,7 @@ use crate::pcap::note::{Note, NotedChecksum, PortNote, SectionNote};
 use crate::pcap::read::{self, Format, Interface, Packet, Recording};
 use crate::pcap::write::Direction;
 use crate::port::PortId;
+use crate::stack::LINK_LOCAL_GATEWAY;
 use crate::time::{Duration, Instant};
 
 /// The MTU where nobody says another.
@@ -35,6 +38,8 @@ pub(super) struct Scene {
     pub(super) packets: Vec<Logged>,
     /// The conversation of each packet.
     pub(super) keys: Vec<Key>,
+    /// What fragments make together.
+    wholes: HashMap<usize, Whole>,
     pub(super) config: Config,
     pub(super) seed: u64,
     pub(super) clock: Clock,
@@ -65,6 +70,7 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
         interfaces,
         packets: Vec::new(),
         keys: Vec::new(),
+        wholes: HashMap::new(),
         config,
         seed: sidecar.seed.unwrap_or(1),
         clock: sidecar.clock,
@@ -79,6 +85,7 @@ pub(super) fn load(bytes: &[u8], sidecar: Sidecar, user: Option<&str>) -> Result
     let is_super_frame = |packet: &Logged| packet.note.gso.is_some() && packet.bytes.len() == packet.original_len;
     scene.segmented = scene.interfaces.iter().any(takes) && !scene.packets.iter().any(is_super_frame);
     scene.keys = conversation::assign(&scene.packets);
+    scene.wholes = wholes::find(&scene.packets);
     Ok(scene)
 }
 
@@ -149,12 +156,35 @@ impl Scene {
         }
     }
 
+    /// The conversation and the frame of a packet; of the one that was cut, if this fragment stands for it.
+    pub(super) fn whole(&self, index: usize) -> (Key, &[u8]) {
+        match self.wholes.get(&index) {
+            Some(whole) => (whole.key, &whole.bytes),
+            None => (self.keys[index], &self.packets[index].bytes),
+        }
+    }
+
     /// The host's address that a guest means by `remote`, as far as that can be told.
     pub(super) fn real(&self, remote: SocketAddr, ipv4: bool) -> SocketAddr {
         let v4 = self.config.ipv4.as_ref().is_some_and(|config| remote.ip() == config.gateway);
         let v6 = self.config.ipv6.as_ref().is_some_and(|config| remote.ip() == config.gateway);
         let loopback = if ipv4 { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
         if v4 || v6 || remote.is_ipv4() != ipv4 { SocketAddr::new(loopback, remote.port()) } else { remote }
+    }
+
+    /// Whether this is the gateway's address.
+    pub(super) fn is_gateway(&self, ip: IpAddr) -> bool {
+        let v4 = self.config.ipv4.as_ref().is_some_and(|config| ip == config.gateway);
+        v4 || self.config.ipv6.as_ref().is_some_and(|config| ip == config.gateway || ip == LINK_LOCAL_GATEWAY)
+    }
+
+    /// Whether this can only be the address of a virtual host: one of the guests' own network.
+    pub(super) fn is_virtual_host(&self, ip: IpAddr) -> bool {
+        let within = match ip {
+            IpAddr::V4(ip) => self.config.ipv4.as_ref().is_some_and(|config| config.net.contains(&ip)),
+            IpAddr::V6(ip) => self.config.ipv6.as_ref().is_some_and(|config| config.prefix.contains(&ip)),
+        };
+        within || self.is_gateway(ip)
     }
 
     /// Whether this is the address of the DNS server.

@@ -7,6 +7,7 @@ use etherparse::{IpNumber, TcpHeaderSlice, TcpOptionElement};
 
 use super::form::Place;
 use crate::addr::MacAddr;
+use crate::wire::icmp_error::{Problem, Unreachable};
 
 pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
@@ -130,16 +131,11 @@ impl Icmp {
         self.source.is_ipv6() && matches!(self.kind, 133..=137)
     }
 
-    /// What an error says of a destination that cannot be reached.
-    pub(super) fn unreachable(&self, frame: &[u8]) -> Option<Unreachable> {
+    /// What an error says, and what it is about.
+    pub(super) fn error(&self, frame: &[u8]) -> Option<About> {
         let v4 = self.source.is_ipv4();
-        let errno = match (v4, self.kind, self.code) {
-            (true, 3, 0 | 6) | (false, 1, 0) => Some(libc::ENETUNREACH),
-            (true, 3, 1 | 7) | (false, 1, 3) => Some(libc::EHOSTUNREACH),
-            (true, 3, 9 | 10 | 13) | (false, 1, 1) => Some(libc::EACCES),
-            (true, 3, _) | (false, 1, _) => None,
-            _ => return None,
-        };
+        let word = u32::from_be_bytes(*frame.get(self.body.start.checked_sub(4)?..)?.first_chunk()?);
+        let problem = if v4 { Problem::of_v4(self.kind, self.code, word)? } else { Problem::of_v6(self.kind, self.code, word)? };
         // The quoted packet, as if it were a frame of its own.
         let quoted = frame.get(self.body.clone())?;
         let (header, protocol, addresses): (usize, u8, (IpAddr, IpAddr)) = if v4 {
@@ -150,22 +146,45 @@ impl Icmp {
             let address = |at: usize| quoted.get(at..)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets));
             (40, *quoted.get(6)?, (address(8)?, address(24)?))
         };
-        let [a, b, c, d] = *quoted.get(header..)?.first_chunk()?;
-        Some(Unreachable {
-            errno,
+        let [a, b, c, d, e, f] = *quoted.get(header..)?.first_chunk()?;
+        Some(About {
+            problem,
             protocol: IpNumber(protocol),
             guest: SocketAddr::new(addresses.0, u16::from_be_bytes([a, b])),
             remote: SocketAddr::new(addresses.1, u16::from_be_bytes([c, d])),
+            identifier: u16::from_be_bytes([e, f]),
+            transport: self.body.start + header..self.body.end,
         })
     }
 }
 
-/// What an ICMP error is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unreachable {
-    /// The error of a socket that means it; none for a port, of which only the engine itself speaks.
-    pub(super) errno: Option<i32>,
+/// What an ICMP error says, and what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct About {
+    pub(super) problem: Problem,
     pub(super) protocol: IpNumber,
+    /// With the ports of a datagram or segment.
     pub(super) guest: SocketAddr,
     pub(super) remote: SocketAddr,
+    /// The identifier of an echo request.
+    pub(super) identifier: u16,
+    /// Where in the frame the quoted packet goes on behind its IP header.
+    pub(super) transport: Range<usize>,
+}
+
+impl About {
+    /// The error of a socket that means it; none for what only the engine itself or a queue of errors speaks of.
+    pub(super) const fn errno(&self) -> Option<i32> {
+        match self.problem {
+            Problem::Unreachable(Unreachable::Network) => Some(libc::ENETUNREACH),
+            Problem::Unreachable(Unreachable::Host) => Some(libc::EHOSTUNREACH),
+            Problem::Unreachable(Unreachable::Prohibited) => Some(libc::EACCES),
+            _ => None,
+        }
+    }
+
+    /// Whether it is about an echo request.
+    pub(super) fn is_of_echo(&self) -> bool {
+        matches!(self.protocol, IpNumber::ICMP | IpNumber::IPV6_ICMP)
+    }
 }

@@ -7,14 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::conversation::{self, Ends, Key};
 use super::form;
 use super::load::Scene;
-use super::packet::{Tcp, Udp};
+use super::packet::{Icmp, Tcp, Udp};
 use super::script::{Op, Plan, Script, forward_to};
 use super::sidecar::Clock;
 use super::stage::{Question, SentFrame, Stage};
 use super::translate;
 use crate::config::Protocol;
 use crate::frame::{Chunk, Frame, FrameMeta, Offloads, segment};
-use crate::host::sim::{ConnectionId, Operation};
+use crate::host::sim::{ConnectionId, HOST_V4, HOST_V6, Operation, Way};
 use crate::pcap::note::Note;
 use crate::pcap::write::Direction;
 use crate::port::PortId;
@@ -25,6 +25,10 @@ const LATENESS: Duration = Duration::from_micros(2500);
 
 /// How long a busy engine with a real clock may take for a turn.
 const LONGEST_TURN: Duration = Duration::from_millis(20);
+
+/// Bytes before the payload of a datagram, and before the body of an ICMP message.
+const UDP_HEADER: usize = 8;
+const ICMP_HEADER: usize = 8;
 
 const TICK: Duration = Duration::from_micros(1);
 
@@ -80,6 +84,8 @@ struct Player<'a> {
     questions: Vec<Question>,
     /// The host's sockets that stand for guests' UDP ports.
     sockets: HashMap<(PortId, SocketAddr), SocketAddr>,
+    /// Likewise those that stand for the identifiers of echo requests.
+    pings: HashMap<Key, SocketAddr>,
     run: Run,
 }
 
@@ -99,6 +105,7 @@ pub(super) fn play(scene: &Scene, script: &Script) -> io::Result<Run> {
         current: HashMap::new(),
         questions: Vec::new(),
         sockets: HashMap::new(),
+        pings: HashMap::new(),
         run: Run::default(),
     };
     player.run.isns = script.plans.iter().map(|(key, plan)| (*key, (plan.isn, None))).collect();
@@ -210,14 +217,24 @@ impl Player<'_> {
                     self.stage.host.fail(operation, libc::EMFILE, 1);
                 }
             }
+            Some("icmp_limit_host") => self.stage.host.fail(Operation::OpenPing, libc::EMFILE, 1),
+            Some("icmp_forbidden") => self.stage.host.fail(Operation::OpenPing, libc::EACCES, 1),
             Some("tcp_limit_commands") => self.stage.host.fail(Operation::OpenService, libc::EDQUOT, 1),
             _ => {}
         }
         if let Some(errno) = script.send_faults.get(&index) {
             self.stage.host.fail(Operation::SendTo, *errno, 1);
         }
+        if let (Some(mtu), Key::Udp { remote, .. }) = (script.narrow.get(&index), key) {
+            let real = scene.real(remote, remote.is_ipv4()).ip();
+            self.stage.host.lay(real, Way::direct().silent().mtu(usize::try_from(*mtu).unwrap_or(usize::MAX)));
+        }
+        if let (Some(mtu), Key::Icmp { remote, .. }) = (script.narrow.get(&index), key) {
+            self.stage.host.lay(remote, Way::direct().silent().mtu(usize::try_from(*mtu).unwrap_or(usize::MAX)));
+        }
         self.stage.refuse_questions(refusal == Some("dns_refused"));
         let (connections, datagrams) = (self.stage.host.last_connection(), self.stage.host.sent_datagrams().len());
+        let echoes = self.stage.host.sent_echoes().len();
         let drop = self.stage.input(port, &bytes, meta);
         self.stage.host.expect(None);
         self.stage.host.forgive();
@@ -225,7 +242,10 @@ impl Player<'_> {
         if let Some(made) = self.stage.host.last_connection().filter(|made| Some(*made) != connections) {
             self.connections.insert(key, made);
         }
-        self.note_socket(packet.port, key, datagrams);
+        self.note_socket(packet.port, scene.whole(index).0, datagrams);
+        if let Some(sent) = self.stage.host.sent_echoes().get(echoes) {
+            self.pings.insert(key, sent.from());
+        }
         self.questions.extend(self.stage.take_questions());
         self.collect();
     }
@@ -247,6 +267,8 @@ impl Player<'_> {
             Op::Dial(key) => self.dial(*key),
             Op::Datagram(index) => self.datagram(*index),
             Op::Answer(index) => self.answer(*index),
+            Op::Echo(index) => self.echo(*index),
+            Op::Error(index) => self.error(*index),
             Op::Accept(key)
             | Op::Fail(key, _)
             | Op::Write(key, _)
@@ -302,9 +324,9 @@ impl Player<'_> {
 
     fn datagram(&mut self, index: usize) {
         let packet = &self.scene.packets[index];
-        let Key::Udp { port, guest, remote } = self.scene.keys[index] else { return };
-        let Some(udp) = Udp::of(&packet.bytes) else { return };
-        let mut payload = packet.bytes.get(udp.payload).unwrap_or_default().to_vec();
+        let (Key::Udp { port, guest, remote }, bytes) = self.scene.whole(index) else { return };
+        let Some(udp) = Udp::of(bytes) else { return };
+        let mut payload = bytes.get(udp.payload).unwrap_or_default().to_vec();
         payload.resize(payload.len() + packet.original_len - packet.bytes.len(), 0);
         let socket = self.sockets.get(&(port, guest)).copied();
         let forward = forward_to(self.stage.forwards(), Protocol::Udp, guest);
@@ -322,11 +344,45 @@ impl Player<'_> {
         };
     }
 
+    /// Somebody answers an echo request.
+    fn echo(&mut self, index: usize) {
+        let (packet, key) = (&self.scene.packets[index], self.scene.keys[index]);
+        let Key::Icmp { remote, .. } = key else { return };
+        let (Some(socket), Some(icmp)) = (self.pings.get(&key), Icmp::of(&packet.bytes)) else { return };
+        let message = packet.bytes.get(icmp.body.start - ICMP_HEADER..icmp.body.end).unwrap_or_default();
+        // We are a router on its way.
+        let hop_limit = packet.bytes.get(if remote.is_ipv4() { 22 } else { 21 }).copied().unwrap_or(64).saturating_add(1);
+        self.stage.host.inject_echo_reply(*socket, remote, message, hop_limit);
+    }
+
+    /// The host's network tells of an error.
+    fn error(&mut self, index: usize) {
+        let (packet, key) = (&self.scene.packets[index], self.scene.keys[index]);
+        let Some(icmp) = Icmp::of(&packet.bytes) else { return };
+        let Some(error) = icmp.error(&packet.bytes) else { return };
+        let quoted = packet.bytes.get(error.transport.clone()).unwrap_or_default();
+        let own = if icmp.source.is_ipv4() { HOST_V4.into() } else { HOST_V6.into() };
+        let teller = if self.scene.is_virtual_host(icmp.source) { own } else { icmp.source };
+        let (socket, to, payload) = match key {
+            Key::Udp { port, guest, remote } => {
+                let forward = || forward_to(self.stage.forwards(), Protocol::Udp, guest).map(|forward| forward.host);
+                let Some(socket) = self.sockets.get(&(port, guest)).copied().or_else(forward) else { return };
+                (socket, self.scene.real(remote, socket.is_ipv4()), quoted.get(UDP_HEADER..).unwrap_or_default())
+            }
+            Key::Icmp { remote, .. } => {
+                let Some(socket) = self.pings.get(&key).copied() else { return };
+                (socket, SocketAddr::new(remote, 0), quoted)
+            }
+            _ => return,
+        };
+        self.stage.host.set_quoted(payload.len());
+        self.stage.host.inject_error(socket, error.problem, teller, to, payload);
+    }
+
     /// The DNS server answers a question that the engine has passed on.
     fn answer(&mut self, index: usize) {
-        let packet = &self.scene.packets[index];
-        let Key::Udp { guest, remote, .. } = self.scene.keys[index] else { return };
-        let Some(message) = Udp::of(&packet.bytes).and_then(|udp| packet.bytes.get(udp.payload)) else { return };
+        let (Key::Udp { guest, remote, .. }, bytes) = self.scene.whole(index) else { return };
+        let Some(message) = Udp::of(bytes).and_then(|udp| bytes.get(udp.payload)) else { return };
         let is_for = |question: &Question| {
             question.way_back.guest == guest && question.way_back.server == remote && question.message.get(..2) == message.get(..2)
         };
@@ -375,8 +431,8 @@ fn reached(bound: SocketAddr, from: SocketAddr) -> SocketAddr {
         (ip, _) if !ip.is_unspecified() => ip,
         (IpAddr::V4(_), true) => Ipv4Addr::LOCALHOST.into(),
         (IpAddr::V6(_), true) => Ipv6Addr::LOCALHOST.into(),
-        (IpAddr::V4(_), false) => crate::host::sim::HOST_V4.into(),
-        (IpAddr::V6(_), false) => crate::host::sim::HOST_V6.into(),
+        (IpAddr::V4(_), false) => HOST_V4.into(),
+        (IpAddr::V6(_), false) => HOST_V6.into(),
     };
     SocketAddr::new(ip, bound.port())
 }

@@ -1,14 +1,12 @@
 //! What the host behind the engine did, derived from what the engine told its guests.
 //!
 //! A SYN-ACK says that the peer accepted by then, a reset of the SYN that it refused, an ICMP error what error the socket had, and silence
-//! that there was none. Payload says that the peer had written these bytes by then, FIN that it had closed, a reset that it had reset. A
+//! that there was none. An ICMP error of somebody else than the gateway says that the host's network has told it. Payload says that the peer had written these bytes by then, FIN that it had closed, a reset that it had reset. A
 //! SYN of the engine's own says that a client of a forward had come by then; so does the question who has the guest's address.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-
-use etherparse::IpNumber;
 
 use super::conversation::Key;
 use super::load::Scene;
@@ -19,6 +17,7 @@ use crate::config::Protocol;
 use crate::host::sim::{Program, Server};
 use crate::pcap::write::Direction;
 use crate::time::{Duration, Instant};
+use crate::wire::icmp_error::{Problem, Unreachable};
 
 /// What a guest takes that does not say (RFC 9293 section 3.7.1).
 const DEFAULT_MSS: u16 = 536;
@@ -52,6 +51,10 @@ pub(super) enum Op {
     Datagram(usize),
     /// The DNS server answers, as in this packet.
     Answer(usize),
+    /// Somebody answers an echo request, as in this packet.
+    Echo(usize),
+    /// The host's network tells of an error, as in this packet.
+    Error(usize),
 }
 
 /// What is known of a TCP connection.
@@ -102,6 +105,8 @@ pub(super) struct Script {
     pub(super) plans: HashMap<Key, Plan>,
     /// The errors with which sending these datagrams fails.
     pub(super) send_faults: HashMap<usize, i32>,
+    /// The MTU of the way that these datagrams and echo requests are too big for, as far as the host knows.
+    pub(super) narrow: HashMap<usize, u32>,
     /// Conversations that began before the recording did.
     pub(super) skipped: HashSet<Key>,
     /// Whether the engine had a real clock and real sockets.
@@ -119,7 +124,7 @@ pub(super) fn derive(scene: &Scene) -> Script {
     let mut solicited = Solicited::default();
     let mut latest: HashMap<Key, usize> = HashMap::new();
     for (index, packet) in scene.packets.iter().enumerate() {
-        let key = scene.keys[index];
+        let (key, _) = scene.whole(index);
         if script.skipped.contains(&key) {
             continue;
         }
@@ -132,6 +137,14 @@ pub(super) fn derive(scene: &Scene) -> Script {
                     script.note_refusal(index, packet);
                 }
                 script.udp(scene, &mut solicited, &latest, key, index);
+            }
+            Key::Icmp { remote, .. } => {
+                if packet.direction == Direction::FromGuest {
+                    latest.insert(key, index);
+                    script.note_refusal(index, packet);
+                } else if !script.error(scene, &latest, key, index) && !scene.is_virtual_host(remote) {
+                    script.at(packet.at, Op::Echo(index));
+                }
             }
             _ => {}
         }
@@ -151,7 +164,8 @@ fn headless(scene: &Scene) -> HashSet<Key> {
         // A scripted recording begins with its engine.
         return headless;
     }
-    for (key, packet) in scene.keys.iter().zip(&scene.packets) {
+    for (index, packet) in scene.packets.iter().enumerate() {
+        let (key, _) = &scene.whole(index);
         if let Key::Tcp { number: 0, .. } = key
             && let Some(tcp) = Tcp::of(&packet.bytes)
         {
@@ -187,7 +201,7 @@ impl Script {
         let now = packet.at;
         let Some(tcp) = Tcp::of(&packet.bytes) else {
             // An error about the guest's SYN.
-            let error = Icmp::of(&packet.bytes).and_then(|icmp| icmp.unreachable(&packet.bytes)).and_then(|error| error.errno);
+            let error = Icmp::of(&packet.bytes).and_then(|icmp| icmp.error(&packet.bytes)).and_then(|error| error.errno());
             return error.into_iter().for_each(|errno| self.fail(scene, key, now, errno));
         };
         if packet.direction == Direction::FromGuest {
@@ -299,17 +313,14 @@ impl Script {
 
     fn udp(&mut self, scene: &Scene, solicited: &mut Solicited, latest: &HashMap<Key, usize>, key: Key, index: usize) {
         let packet = &scene.packets[index];
+        let (_, bytes) = scene.whole(index);
         let Key::Udp { remote, guest, .. } = key else { return };
         if packet.direction == Direction::FromGuest {
             return;
         }
-        if let Some(error) = Icmp::of(&packet.bytes).and_then(|icmp| icmp.unreachable(&packet.bytes)) {
-            if let Some(errno) = error.errno.filter(|_| error.protocol == IpNumber::UDP)
-                && let Some(about) = latest.get(&key).filter(|about| scene.packets[**about].at == packet.at)
-            {
-                self.send_faults.insert(*about, errno);
-            }
-        } else if Udp::of(&packet.bytes).is_some() {
+        if self.error(scene, latest, key, index) {
+            // Somebody, or the engine itself, has told of it.
+        } else if Udp::of(bytes).is_some() {
             if scene.is_dns(remote) {
                 self.at(packet.at, Op::Answer(index));
             } else {
@@ -317,6 +328,34 @@ impl Script {
                 self.at(when, Op::Datagram(index));
             }
         }
+    }
+
+    /// Explains an ICMP error about a datagram or an echo request. Returns whether the packet is one.
+    fn error(&mut self, scene: &Scene, latest: &HashMap<Key, usize>, key: Key, index: usize) -> bool {
+        let packet = &scene.packets[index];
+        let Some(icmp) = Icmp::of(&packet.bytes) else { return false };
+        let Some(error) = icmp.error(&packet.bytes) else { return false };
+        // The gateway speaks for itself, for the host, and for the host's loopback address, which has closed ports.
+        let at_loopback = scene.is_gateway(error.remote.ip()) && error.problem == Problem::Unreachable(Unreachable::Port);
+        if !scene.is_virtual_host(icmp.source) || at_loopback {
+            self.at(packet.at, Op::Error(index));
+            return true;
+        }
+        let about = latest.get(&key).filter(|about| scene.packets[**about].at == packet.at);
+        match (about, error.problem, error.errno()) {
+            (Some(about), Problem::TooBig { mtu }, _) => {
+                self.send_faults.remove(about);
+                self.narrow.insert(*about, mtu);
+            }
+            // The socket did not take it.
+            (Some(about), _, Some(errno)) if scene.foreign || self.send_faults.contains_key(about) => {
+                self.send_faults.insert(*about, errno);
+            }
+            // The host has sent it, and said later that there was no way.
+            (_, _, Some(_)) => self.at(packet.at, Op::Error(index)),
+            _ => {}
+        }
+        true
     }
 
     /// What the recording says of a datagram that the host did not take.

@@ -230,6 +230,9 @@ pub enum What {
     Sockets(usize),
     /// Datagrams cannot be sent.
     UdpFull,
+    /// So many forwards are added, half of them are removed at once and the others later, and so are those by which conversations came
+    /// that go on.
+    Forwards(u16),
 }
 
 impl Plan {
@@ -430,7 +433,7 @@ impl Chance {
     fn trouble(&mut self, plan: &Plan) -> Trouble {
         let guest = self.0.below(plan.guests.len() as u64) as u8;
         let flow = self.0.below(plan.flows.len() as u64) as usize;
-        let what = match self.between(0, 24) {
+        let what = match self.between(0, 26) {
             0 => What::Leap,
             1..=3 => What::Stall(guest),
             4 => What::Narrow(guest, self.between(1, 8) as usize),
@@ -442,6 +445,7 @@ impl Chance {
             13..=15 => What::Deaf(flow),
             16..=17 => What::Spurious,
             18 => What::Sockets(self.between(1, 8) as usize),
+            25..=26 => What::Forwards(self.between(1, 40) as u16),
             _ => What::UdpFull,
         };
         let lasts = match what {

@@ -21,7 +21,7 @@ use crate::config::{Config, Limits};
 use crate::frame::Offloads;
 use crate::host::sim::ConnectionId;
 use crate::port::PortId;
-use crate::stack::Counters;
+use crate::stack::{Counters, ForwardSocket};
 use crate::time::{Duration, Instant};
 
 use acts::Act;
@@ -110,6 +110,8 @@ struct Run<'a> {
     /// Whether events come without reason at present.
     spurious: bool,
     turns: u64,
+    /// Forwards that come and go, and lead nobody anywhere.
+    churned: Vec<ForwardSocket>,
 }
 
 impl<'a> Run<'a> {
@@ -142,8 +144,17 @@ impl<'a> Run<'a> {
         let link = plan.link;
         world.faults = Faults { lost: link.lost, doubled: link.doubled, late: link.late, damaged: link.damaged };
         world.watch = Some(Box::new(Watch::default()));
-        let mut run =
-            Self { plan, world, limits, flows: Vec::new(), datagrams: Vec::new(), acts: Vec::new(), spurious: false, turns: 0 };
+        let mut run = Self {
+            plan,
+            world,
+            limits,
+            flows: Vec::new(),
+            datagrams: Vec::new(),
+            acts: Vec::new(),
+            spurious: false,
+            turns: 0,
+            churned: Vec::new(),
+        };
         run.prepare_flows();
         run.prepare_datagrams();
         run.prepare_acts();

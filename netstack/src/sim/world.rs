@@ -226,11 +226,17 @@ impl World {
     }
 
     /// Forwards a port of the host to a port of a guest.
-    pub fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) {
-        self.add_forward(Listen::Port(protocol, host, None), guest);
+    pub fn forward(&mut self, protocol: Protocol, host: SocketAddr, guest: SocketAddr) -> ForwardSocket {
+        let forward = self.add_forward(Listen::Port(protocol, host, None), guest);
         // What the stack said when it began is not part of any story.
         self.settle();
         self.inbox.clear();
+        forward
+    }
+
+    /// Likewise, if the host lets it.
+    pub fn try_forward(&mut self, listen: Listen<'_>, guest: SocketAddr) -> Option<ForwardSocket> {
+        self.stack.forward(&mut self.host, listen, guest).ok().map(|(forward, _)| forward)
     }
 
     /// Forwards what comes to a socket of the host to a port of a guest, while everything goes on.

@@ -90,6 +90,8 @@ counters! {
     tcp_fast_retransmits,
     /// TCP retransmissions to guests after a time-out.
     tcp_timeouts,
+    /// TCP connections whose segments got smaller, because a router of the guest's has said that they were too large.
+    tcp_narrowed,
     /// TCP probes of a closed window.
     tcp_window_probes,
     /// TCP connections ended by a reset from the guest.
@@ -132,6 +134,8 @@ counters! {
     icmp_errors_out,
     /// ICMP errors that guests were not sent: as many in the last second as `Limits::icmp_errors_per_second` allows.
     icmp_limit_errors,
+    /// Dropped: a frame from a guest whose link is down.
+    drop_link_down,
     /// Datagrams from guests that were put together from fragments.
     reassembled,
     /// Datagrams from guests that were given up because not all of their fragments came in time.
@@ -146,7 +150,7 @@ counters! {
     drop_port,
     /// Frames that guests sent each other; once for each port that they went to.
     switch_forwarded,
-    /// Dropped between guests: the other port was full, or the frame was too long for it or contradicted itself.
+    /// Dropped between guests: the other port was full or its link down, or the frame was too long for it or contradicted itself.
     switch_dropped,
     /// Frames that were recorded; once for each capture.
     capture_frames,
@@ -154,6 +158,16 @@ counters! {
     capture_cut,
     /// Frames that were not recorded, because writing was too slow.
     capture_dropped,
+    /// Commands that were carried out over the API.
+    api_commands,
+    /// Requests to the API that were refused: no command, or one that could not be carried out.
+    api_refused,
+    /// Clients of the API turned away: as many at once as `Limits::api_clients` allows.
+    api_limit_clients,
+    /// Requests to the API refused: longer than `Limits::api_request_bytes` allows.
+    api_limit_request_bytes,
+    /// Clients of the API cut off: they sent or took nothing for as long as `Timeouts::api_stall`.
+    api_stalled,
     /// Neighbours forgotten because `Limits::neighbours` was reached.
     neighbours_evicted,
 }

@@ -22,6 +22,7 @@
 //! | [`transmit`] | from the socket to the guest |
 //! | [`congestion`] | how much may be under way after a loss |
 //! | [`close`] | ends, resets and timers |
+//! | [`too_big`] | smaller segments for a narrower way |
 
 mod close;
 mod congestion;
@@ -31,6 +32,7 @@ mod receive;
 mod segment;
 mod seq;
 mod table;
+mod too_big;
 mod transmit;
 
 use std::collections::VecDeque;
@@ -39,10 +41,11 @@ use std::net::{IpAddr, SocketAddr};
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
-use self::flow::{Flow, FlowKey, Phase};
+pub(crate) use self::flow::FlowKey;
+use self::flow::{Flow, Phase};
 use self::segment::Header;
 pub(crate) use self::segment::Segment;
-use self::seq::Seq;
+pub(crate) use self::seq::Seq;
 use self::table::Table;
 use self::transmit::{Parting, Turn};
 use super::hash::Keyed;

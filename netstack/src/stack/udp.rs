@@ -37,6 +37,7 @@ use crate::config::{Limits, Timeouts};
 use crate::frame::{Chunk, ChunkMut, ETHERNET_HEADER, Frame, MAX_FRAME, Offloads};
 use crate::host::{Event, Received, SendOptions, SocketId, Teller};
 use crate::port::{PortId, Sent};
+use crate::time::{Duration, Instant};
 use crate::wire::icmp_error::{MAX_QUOTE_V6, Problem, Unreachable};
 
 /// Datagrams that one socket delivers in one turn before others get theirs.
@@ -46,6 +47,17 @@ const MAX_CHUNKS: usize = 64;
 
 /// Datagrams with a smaller hop limit than this keep it, less one; systems begin with 64 at least.
 const EXPLICIT_HOP_LIMIT: u8 = 32;
+
+/// Who has spoken UDP lately, for people and programs to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpFlowInfo {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The client of a forward, as the guest sees it; `None` for what a guest has begun, which may go to many.
+    pub client: Option<SocketAddr>,
+    /// For how long nothing was sent.
+    pub idle: Duration,
+}
 
 /// All UDP mappings and forwards.
 #[derive(Debug)]
@@ -310,6 +322,11 @@ impl Nat {
         self.mappings.len()
     }
 
+    /// All mappings, and all clients of forwards.
+    pub(crate) fn flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.mappings.flows(now).chain(self.forwards.flows(now))
+    }
+
     /// Entries on the lists of those that have something to do, or wait for a full port.
     pub(crate) fn waiting(&self) -> usize {
         self.ready.len() + self.blocked.values().map(Vec::len).sum::<usize>()
@@ -412,7 +429,7 @@ impl Nat {
 
 /// What is known when a sender is looked at.
 struct Admission<'a> {
-    now: crate::time::Instant,
+    now: Instant,
     guest: &'a SocketAddr,
     port: PortId,
 }

@@ -12,7 +12,8 @@ use crate::SERVERS;
 use crate::kit::fragments::{cut, fragment};
 use crate::kit::guest::Addresses;
 use crate::kit::hand::Hand;
-use crate::kit::wire::{self, Body, Datagram, Icmp};
+use crate::kit::random::Random;
+use crate::kit::wire::{self, Body, Datagram, Icmp, Segment};
 use crate::kit::world::{GATEWAY, PORT as FIRST_PORT, Setup, World, at};
 
 const PORT: u16 = 50_000;
@@ -344,5 +345,203 @@ fn a_connection_in_fragments_is_a_connection() {
         let connection = world.host.connections().next().unwrap();
         assert_eq!((connection.received_len(), world.counters().reassembled), (1000, 1));
         assert_eq!(world.host.calls().send, 1);
+    }
+}
+
+/// An error of a router of the guest's about a segment that the stack has sent.
+fn too_big(world: &World, segment: &Segment, mtu: u16) -> Vec<u8> {
+    let guest = world.station().like(segment.destination.ip());
+    let quoted = segment.packet();
+    let [high, low] = mtu.to_be_bytes();
+    let (kind, code, gateway) = if guest.is_ipv4() { (3, 4, at("10.0.2.2:0").ip()) } else { (2, 0, at("[fec0::2]:0").ip()) };
+    Icmp { source: guest, destination: gateway, kind, code, rest: [0, 0, high, low], payload: quoted[..60].to_vec() }.packet()
+}
+
+#[test]
+fn segments_get_smaller_where_the_way_is_narrower_than_the_link() {
+    for server in SERVERS {
+        let headers = if server.is_ipv4() { 40 } else { 60 };
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Idle).greeting(&[7; 6000]));
+        let hand = Hand::open(&mut world, PORT, server);
+        let first = world.take_segments();
+        assert_eq!(first[0].payload.len(), 1500 - headers);
+        // What is not about a segment under way is not believed (RFC 5927).
+        for seq in [first[0].seq.wrapping_sub(1), first[0].seq.wrapping_add(6000)] {
+            let forged = too_big(&world, &Segment { seq, ..first[0].clone() }, 1300);
+            world.give_packet(&forged);
+        }
+        let other = SocketAddr::new(server.ip(), 81);
+        let forged = too_big(&world, &Segment { source: other, ..first[0].clone() }, 1300);
+        world.give_packet(&forged);
+        assert_eq!((world.take_segments(), world.counters().tcp_narrowed), (vec![], 0));
+        // Nor is what a guest behind another port says.
+        world.link.add(OTHER, 1500, Offloads::NONE);
+        let told = too_big(&world, &first[0], 1300);
+        give_other(&mut world, &told);
+        assert_eq!((world.take_segments(), world.counters().tcp_narrowed), (vec![], 0));
+
+        for segment in &first {
+            let told = too_big(&world, segment, 1300);
+            world.give_packet(&told);
+        }
+        assert_eq!(world.counters().tcp_narrowed, 1, "said once for all of them");
+        let again = world.take_segments();
+        assert_eq!(again[0].seq, first[0].seq, "from the first that is missing");
+        assert!(again.iter().all(|segment| segment.payload.len() <= 1300 - headers));
+        assert_eq!(again.iter().map(|segment| segment.payload.len()).sum::<usize>(), 6000);
+        hand.reset(&mut world);
+    }
+}
+
+#[test]
+fn no_guest_is_made_to_crawl() {
+    for (server, least) in [(SERVERS[0], 512), (SERVERS[1], 1220)] {
+        let mut world = World::by_hand();
+        world.host.serve(server, Server::new(Program::Idle).greeting(&[7; 3000]));
+        Hand::open(&mut world, PORT, server);
+        let first = world.take_segments();
+        let told = too_big(&world, &first[0], 68);
+        world.give_packet(&told);
+        assert_eq!(world.take_segments()[0].payload.len(), least);
+    }
+}
+
+#[test]
+fn what_is_larger_than_the_link_and_must_not_be_cut_is_refused_by_its_size() {
+    for (server, kind, code) in [(SERVERS[0], 3, 4), (SERVERS[1], 2, 0)] {
+        let mut world = World::by_hand();
+        let packet = datagram(&world, server, &bytes(2000));
+        world.give_packet(&packet);
+        let told = world.take_icmp();
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].kind, told[0].code, &told[0].rest[2..]), (kind, code, &1500_u16.to_be_bytes()[..]));
+        assert!(packet.starts_with(&told[0].payload), "it quotes what was sent");
+        assert_eq!((world.host.sent_datagrams().len(), world.counters().drop_too_large), (0, 1));
+    }
+}
+
+#[test]
+fn what_may_be_cut_need_not_be_and_super_frames_are_no_packets() {
+    let mut world = World::by_hand();
+    let mut packet = datagram(&world, SERVERS[0], &bytes(2000));
+    packet[6] = 0;
+    packet[10..12].fill(0);
+    let sum = wire::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    world.give_packet(&packet);
+    assert_eq!(sent(&world), [bytes(2000)]);
+    for server in SERVERS {
+        // On a link that takes more than was told, more may be sent.
+        let mut world = World::new(Setup { guests: 0, mtu: 9000, latency: Duration::ZERO, ..Setup::default() });
+        let packet = datagram(&world, server, &bytes(8000));
+        world.give_packet(&packet);
+        assert_eq!((sent(&world), world.counters().drop_too_large), (vec![bytes(8000)], 0));
+    }
+}
+
+#[test]
+fn chains_of_headers_are_passed_and_what_is_wrong_with_them_is_told() {
+    let mut world = World::by_hand();
+    let gateway = at("[fec0::2]:0").ip();
+    let source = world.station().like(gateway);
+    let echo = Icmp { source, destination: gateway, kind: 128, code: 0, rest: [0, 1, 0, 1], payload: bytes(100) };
+    let message = echo.packet()[40..].to_vec();
+    let with = |header: [u8; 8], first: u8| {
+        let mut packet = wire::packet(source, gateway, first, &[&header[..], &message].concat());
+        packet[7] = 64;
+        packet
+    };
+    world.give_packet(&with([58, 0, 1, 4, 0, 0, 0, 0], 60));
+    assert_eq!(world.take_icmp()[0].payload, echo.payload);
+    for (packet, code, pointer) in [
+        (with([58, 0, 0, 1, 0, 0, 0, 0], 43), 0, 42),
+        (with([200, 0, 1, 4, 0, 0, 0, 0], 60), 1, 40),
+        (with([58, 0, 0, 0x9e, 3, 0, 0, 0], 60), 2, 43),
+    ] {
+        world.give_packet(&packet);
+        let told = world.take_icmp();
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].kind, told[0].code, told[0].rest), (4, code, u32::to_be_bytes(pointer)));
+        assert_eq!(told[0].payload, packet);
+    }
+    world.give_packet(&with([58, 0, 0, 0x5e, 3, 0, 0, 0], 60));
+    assert_eq!((world.take_icmp(), world.counters().drop_options), (vec![], 2));
+}
+
+#[test]
+fn a_source_route_is_refused() {
+    let mut world = World::by_hand();
+    let plain = datagram(&world, SERVERS[0], b"by way of somebody else");
+    for (kind, passes) in [(131, false), (137, false), (148, true)] {
+        let mut packet = [&plain[..20], &[kind, 7, 4, 192, 0, 2, 1, 0], &plain[20..]].concat();
+        packet[0] = 0x47;
+        let len = u16::try_from(packet.len()).unwrap();
+        packet[2..4].copy_from_slice(&len.to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = wire::checksum(&packet[..28]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        let before = world.host.sent_datagrams().len();
+        world.give_packet(&packet);
+        assert_eq!(world.host.sent_datagrams().len() > before, passes, "option {kind}");
+    }
+    assert_eq!(world.counters().drop_options, 2);
+}
+
+/// A network between a guest and the stack that loses, repeats, delays and damages. The guest cuts as it likes.
+#[test]
+fn whatever_the_network_does_a_datagram_arrives_as_it_was_sent_or_not_at_all() {
+    for server in SERVERS {
+        for seed in 1..=20 {
+            let mut random = Random::new(seed);
+            let mut world = World::by_hand();
+            let payloads: Vec<Vec<u8>> = (0..40_u8)
+                .map(|n| bytes(1500 + random.below(5000) as usize).iter().map(|byte| byte.wrapping_add(n)).collect())
+                .collect();
+            let mut under_way = Vec::new();
+            let (mut intact, mut hurt) = (Vec::new(), 0);
+            for (id, payload) in (0..).zip(&payloads) {
+                let piece = 8 * (8 + random.below(172) as usize);
+                let mut whole = true;
+                for mut fragment in cut(&datagram(&world, server, payload), piece, id) {
+                    if random.chance(20) {
+                        whole = false;
+                        continue;
+                    }
+                    if random.chance(20) {
+                        under_way.push(fragment.clone());
+                    } else if random.chance(10) {
+                        let last = fragment.len() - 1;
+                        fragment[last] ^= 0x10;
+                        whole = false;
+                    }
+                    under_way.push(fragment);
+                }
+                if whole {
+                    intact.push(payload.clone());
+                } else {
+                    hurt += 1;
+                }
+            }
+            // Each is overtaken by some of those behind it.
+            for at in 0..under_way.len() {
+                let other = (at + random.below(60) as usize).min(under_way.len() - 1);
+                under_way.swap(at, other);
+            }
+            for fragment in &under_way {
+                world.give_packet(fragment);
+            }
+            let mut sent = sent(&world);
+            assert!(sent.iter().all(|datagram| payloads.contains(datagram)), "seed {seed}: one was changed");
+            assert!(hurt > 0 && !intact.is_empty(), "seed {seed} tells nothing");
+            sent.sort();
+            // What is repeated from end to end is another datagram.
+            sent.dedup();
+            intact.sort();
+            assert!(sent == intact, "seed {seed}: {} of {} datagrams have arrived", sent.len(), intact.len());
+            // The rest is forgotten in time, and then a number is as good as another.
+            world.pass(Duration::from_secs(61));
+            assert_eq!((world.stack.usage().reassembly_datagrams, world.stack.usage().reassembly_bytes), (0, 0));
+        }
     }
 }

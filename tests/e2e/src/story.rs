@@ -6,7 +6,7 @@
 //! | file | what is there |
 //! |---|---|
 //! | [`guest`], [`dhcp`], [`dhcp6`], [`tcp`] | what stories are told with |
-//! | [`frame`] | frames, made and read without the code under test |
+//! | [`frame`], [`fragments`] | frames, and packets in pieces, made and read without the code under test |
 //! | [`link`] | what they play against |
 //! | [`transcript`] | what a guest was told, and how two accounts of it differ |
 //! | [`differences`] | where libslirp and slipway do, and why |
@@ -16,6 +16,7 @@
 pub mod dhcp;
 pub mod dhcp6;
 pub mod differences;
+pub mod fragments;
 pub mod frame;
 pub mod guest;
 pub mod link;

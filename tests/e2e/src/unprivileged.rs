@@ -17,6 +17,10 @@ pub const USER: u32 = 4242;
 pub struct Surroundings {
     /// The host's network is a fresh namespace with nothing but a loopback interface.
     pub without_network: bool,
+    /// The host's network is a fresh namespace with a router to another one, across a link that takes packets of 1300 bytes; see [`ROUTED`].
+    pub routed: bool,
+    /// Nobody there may send echo requests, as in every new network namespace.
+    pub ping_forbidden: bool,
     /// The limit of open files, soft and hard.
     pub open_files: Option<u32>,
     /// What the program writes to descriptor 3 goes to the standard output, and descriptor 4 ends with the standard input. What it prints
@@ -34,6 +38,32 @@ pub struct Surroundings {
     pub without_smbd: bool,
 }
 
+/// Makes the network of [`Surroundings::routed`]: the host is 192.0.2.1 and 2001:db8::1; its router 192.0.2.254 and 2001:db8::fe; behind
+/// that, across the narrow link, are 198.51.100.7 and 2001:db8:1::7. Nobody there limits the errors that he sends. The namespaces of the
+/// router and of the far host have names only in the mount namespace of the command, and end with it.
+pub const ROUTED: &str = "\
+mkdir -p /run/netns; mount -t tmpfs none /run/netns
+ip link set lo up
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
+for name in router far; do
+  ip netns add $name
+  ip -n $name link set lo up
+  nsenter --net=/run/netns/$name sh -c 'cd /proc/sys/net
+    echo 0 >ipv6/conf/default/accept_dad; echo 0 >ipv4/icmp_ratelimit; echo 0 >ipv6/icmp/ratelimit
+    echo 1 >ipv4/ip_forward; echo 1 >ipv6/conf/all/forwarding'
+done
+ip link add uplink type veth peer name host netns router
+ip -n router link add narrow mtu 1300 type veth peer name uplink mtu 1300 netns far
+ip addr add 192.0.2.1/24 dev uplink; ip addr add 2001:db8::1/64 dev uplink
+ip -n router addr add 192.0.2.254/24 dev host; ip -n router addr add 2001:db8::fe/64 dev host
+ip -n router addr add 198.51.100.254/24 dev narrow; ip -n router addr add 2001:db8:1::fe/64 dev narrow
+ip -n far addr add 198.51.100.7/24 dev uplink; ip -n far addr add 2001:db8:1::7/64 dev uplink
+ip link set uplink up; ip -n router link set host up; ip -n router link set narrow up; ip -n far link set uplink up
+ip route add default via 192.0.2.254; ip route add default via 2001:db8::fe
+ip -n far route add default via 198.51.100.254; ip -n far route add default via 2001:db8:1::fe
+for far in 198.51.100.7 2001:db8:1::7; do until ping -n -q -c 1 -W 1 $far >/dev/null; do :; done; done
+";
+
 /// A command that runs `words` as an unprivileged user, with the programs of `stage` in its search path.
 pub fn command(stage: &Stage, surroundings: Surroundings, words: &[&str]) -> Command {
     let root = rustix::process::geteuid().is_root();
@@ -41,10 +71,10 @@ pub fn command(stage: &Stage, surroundings: Surroundings, words: &[&str]) -> Com
     command.args(["--pdeathsig", "KILL", "--", "unshare"]);
     if root {
         command.arg("--mount");
-    } else if surroundings.without_network || surroundings.without_tun || surroundings.small_disk {
+    } else if surroundings.without_network || surroundings.routed || surroundings.without_tun || surroundings.small_disk {
         command.args(["--user", "--map-root-user", "--mount"]);
     }
-    if surroundings.without_network {
+    if surroundings.without_network || surroundings.routed {
         command.arg("--net");
     }
     command.args(["--", "sh", "-c", &script(root, surroundings), "sh"]).args(words);
@@ -75,6 +105,13 @@ fn script(root: bool, surroundings: Surroundings) -> String {
     }
     if surroundings.without_network {
         script.push_str("ip link set lo up\n");
+    }
+    if surroundings.routed {
+        script.push_str(ROUTED);
+        if !surroundings.ping_forbidden {
+            // Whoever is not root has only his own group there.
+            script.push_str("for range in '0 2147483647' '0 0'; do echo $range 2>/dev/null >/proc/sys/net/ipv4/ping_group_range && break; done\n");
+        }
     }
     if let Some(limit) = surroundings.open_files {
         script.push_str(&format!("ulimit -n {limit}\n"));

@@ -55,6 +55,27 @@ fn both_protocols_and_both_families_lead_to_the_guest() {
 }
 
 #[test]
+fn datagrams_larger_than_the_guests_link_pass_a_forward_both_ways() {
+    let port = free_ports(1);
+    let rules = format!("hostfwd=udp:127.0.0.1:{port}-:80,hostfwd=udp:[::1]:{port}-[fec0::15]:80");
+    let mut guest = Options::default().user(&rules).shell();
+    assert_eq!(guest.background("e2e-guest mirror 10.0.2.15 80"), "ready");
+    assert_eq!(guest.background("e2e-guest mirror fec0::15 80"), "ready");
+    for ip in [LOOPBACK, LOOPBACK6] {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.set_read_timeout(Some(e2e::PATIENCE)).unwrap();
+        socket.connect((ip, port)).unwrap();
+        for len in [2000, 30_000, 65_000_usize] {
+            let datagram: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            socket.send(&datagram).unwrap();
+            let mut answer = vec![0; 65_535];
+            let got = socket.recv(&mut answer).unwrap();
+            assert!(answer[..got] == datagram, "{got} bytes came back of {len} to {ip}");
+        }
+    }
+}
+
+#[test]
 fn a_range_of_ports_leads_to_a_range_of_ports() {
     let first = free_ports(3);
     let last = first + 2;

@@ -17,6 +17,8 @@ const NAMED: Surroundings = Surroundings {
     named: true,
     as_root: false,
     without_smbd: false,
+    routed: false,
+    ping_forbidden: false,
     without_network: false,
     open_files: None,
     extra_descriptors: false,
@@ -82,6 +84,15 @@ fn a_directory_is_shared_by_an_ordinary_user_and_by_root() {
         }
         assert!(guest.succeed("smbclient -s /dev/null -N -g -L 10.0.2.4").contains("Disk|qemu|"));
     }
+}
+
+#[test]
+fn a_namespace_of_somebody_elses_is_served_too() {
+    let share = share();
+    let user = format!("smb={},guestfwd=::7-cmd:rev", share.path().display());
+    let mut guest = Options::default().user(&user).surroundings(NAMED).attached();
+    assert!(guest.succeed(&client(445, "", "ls")).contains("from-host"));
+    assert_eq!(guest.succeed("echo hello | socat -t 20 - TCP:10.0.2.4:7"), "olleh");
 }
 
 #[test]

@@ -46,7 +46,19 @@ const COLLECTIONS: [Collection; 2] = [
     Collection {
         directory: "netstack/fuzz",
         judge: "netstack-judge",
-        targets: &["engine", "frame", "dhcp", "dhcp6", "dns", "tftp", "config", "capture_file", "stream_framing"],
+        targets: &[
+            "engine",
+            "frame",
+            "dhcp",
+            "dhcp6",
+            "dns",
+            "tftp",
+            "config",
+            "api",
+            "capture_file",
+            "reassembly",
+            "stream_framing",
+        ],
         has_recordings: true,
     },
     Collection {

@@ -1,4 +1,4 @@
-//! The PHY, a Marvell 88E1011, behind MDIC. Its link is always up, at 1000 Mbit/s.
+//! The PHY, a Marvell 88E1011, behind MDIC. Its link is at 1000 Mbit/s, and up unless its cable is taken out.
 
 /// Fields of MDIC.
 const DATA: u32 = 0xffff;
@@ -77,13 +77,26 @@ impl Phy {
         Self { registers }
     }
 
-    /// Follows what was written to MDIC.
-    pub(super) fn access(&mut self, value: u32) -> Access {
+    /// What a register reads as, with the cable in or out.
+    fn read(&self, number: usize, plugged: bool) -> u16 {
+        // Of a link that is down, neither its status nor what was negotiated.
+        let gone = match number {
+            _ if plugged => 0,
+            register::STATUS => 1 << 5 | 1 << 2,
+            register::SPECIFIC_STATUS => 1 << 11 | 1 << 10,
+            register::STATUS_1000 => 1 << 13 | 1 << 12 | 1 << 11,
+            _ => 0,
+        };
+        self.registers[number] & !gone
+    }
+
+    /// Follows what was written to MDIC, with the cable in or out.
+    pub(super) fn access(&mut self, value: u32, plugged: bool) -> Access {
         let number = (value >> REGISTER_SHIFT & 31) as usize;
         let mut renegotiated = false;
         let known = value >> PHY_SHIFT & 31 == ADDRESS;
         let mdic = match value & OP {
-            OP_READ if known => value & !DATA | u32::from(self.registers[number]) | READY,
+            OP_READ if known => value & !DATA | u32::from(self.read(number, plugged)) | READY,
             OP_WRITE if known => {
                 renegotiated = self.write(number, (value & DATA) as u16);
                 value | READY
@@ -126,11 +139,11 @@ mod tests {
     use super::*;
 
     fn read(phy: &mut Phy, address: u32, number: u32) -> u32 {
-        phy.access(number << REGISTER_SHIFT | address << PHY_SHIFT | OP_READ).mdic
+        phy.access(number << REGISTER_SHIFT | address << PHY_SHIFT | OP_READ, true).mdic
     }
 
     fn write(phy: &mut Phy, number: u32, value: u16) -> Access {
-        phy.access(number << REGISTER_SHIFT | 1 << PHY_SHIFT | OP_WRITE | u32::from(value))
+        phy.access(number << REGISTER_SHIFT | 1 << PHY_SHIFT | OP_WRITE | u32::from(value), true)
     }
 
     #[test]
@@ -149,6 +162,15 @@ mod tests {
     }
 
     #[test]
+    fn without_a_cable_there_is_no_link() {
+        let mut phy = Phy::new();
+        let mut read = |number: u32, plugged| phy.access(number << REGISTER_SHIFT | 1 << PHY_SHIFT | OP_READ, plugged).mdic & DATA;
+        assert_eq!((read(1, false) & 0x24, read(1, true) & 0x24), (0, 0x24));
+        assert_eq!((read(17, false) & 0x0c00, read(17, true) & 0x0c00), (0, 0x0c00));
+        assert_eq!(read(2, false), 0x0141);
+    }
+
+    #[test]
     fn reset_and_restart_go_off_by_themselves() {
         let mut phy = Phy::new();
         assert!(write(&mut phy, 0, 0x1340).renegotiated);
@@ -164,7 +186,7 @@ mod tests {
     #[test]
     fn an_interrupt_comes_if_wanted() {
         let mut phy = Phy::new();
-        assert!(phy.access(1 << PHY_SHIFT | OP_READ | INTERRUPT).interrupt);
-        assert!(!phy.access(1 << PHY_SHIFT | OP_READ).interrupt);
+        assert!(phy.access(1 << PHY_SHIFT | OP_READ | INTERRUPT, true).interrupt);
+        assert!(!phy.access(1 << PHY_SHIFT | OP_READ, true).interrupt);
     }
 }

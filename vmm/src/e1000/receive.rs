@@ -296,6 +296,10 @@ impl Egress for E1000Egress {
         }
     }
 
+    fn set_link(&mut self, up: bool) {
+        self.shared.plug(up);
+    }
+
     fn dropped(&self) -> u64 {
         self.dropped
     }

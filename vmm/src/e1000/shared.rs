@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) transmit: Direction,
     bus_master: AtomicBool,
     failed: AtomicBool,
+    /// Whether there is a cable in it.
+    plugged: AtomicBool,
     reports: AtomicU32,
     resetting: AtomicBool,
     resets: AtomicU32,
@@ -149,6 +151,7 @@ impl Shared {
             transmit: Direction::new()?,
             bus_master: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            plugged: AtomicBool::new(true),
             reports: AtomicU32::new(0),
             resetting: AtomicBool::new(false),
             resets: AtomicU32::new(0),
@@ -198,9 +201,22 @@ impl Shared {
         self.bus_master.load(Ordering::SeqCst) && self.link_is_up() && !self.resetting.load(Ordering::SeqCst)
     }
 
-    /// The link is up as soon as the driver wants it, unless the card has failed.
+    /// The link is up as soon as the driver wants it, unless the card has failed or has no cable.
     pub(super) fn link_is_up(&self) -> bool {
-        self.get(register::CTRL) & ctrl::SLU != 0 && !self.has_failed()
+        self.get(register::CTRL) & ctrl::SLU != 0 && !self.has_failed() && self.is_plugged()
+    }
+
+    pub(super) fn is_plugged(&self) -> bool {
+        self.plugged.load(Ordering::SeqCst)
+    }
+
+    /// Puts the cable in or takes it out. For the data path, while it is not working.
+    pub(super) fn plug(&self, plugged: bool) {
+        if self.plugged.swap(plugged, Ordering::SeqCst) != plugged {
+            self.raise(cause::LSC, 0);
+            self.receive.changed();
+            self.transmit.changed();
+        }
     }
 
     pub(super) fn has_failed(&self) -> bool {

@@ -296,6 +296,26 @@ fn registers_keep_only_the_bits_they_have() {
 }
 
 #[tokio::test]
+async fn a_cable_that_is_taken_out_is_seen_and_nothing_passes() {
+    let (mut guest, port) = card();
+    let (mut ingress, mut egress) = attach(port);
+    guest.enable();
+    guest.reset_like_linux();
+    guest.up_like_linux();
+    guest.post(8);
+    guest.get(ICR);
+    egress.set_link(false);
+    assert_eq!(guest.get(ICR) & cause::LSC, cause::LSC);
+    assert_eq!(guest.get(STATUS) & status::LU, 0);
+    guest.transmit(&frame_to([0xff; 6], 60));
+    assert!(frames(&mut *ingress).is_empty(), "it waits for the link");
+    egress.set_link(true);
+    assert_eq!(guest.get(ICR) & cause::LSC, cause::LSC);
+    assert!(guest.get(STATUS) & status::LU != 0);
+    assert_eq!(frames(&mut *ingress).len(), 1);
+}
+
+#[tokio::test]
 async fn ipxe_sends_and_receives_by_polling() {
     let (mut guest, port) = card();
     let (mut ingress, mut egress) = attach(port);

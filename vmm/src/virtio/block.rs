@@ -74,7 +74,7 @@ pub fn new(disk: Disk, id: &str) -> io::Result<(Parts, Worker<Block>)> {
         class: CLASS,
         features: feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH | more,
         requires: &[],
-        config: config(&disk),
+        config: config(&disk).into(),
         queues: vec![control],
     };
     let mut bytes = [0; ID_LEN];

@@ -7,7 +7,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::handover::{self, ActiveQueue};
 use super::queue::QueueError;
 use super::worker::{Service, Worker};
-use super::{Parts, handover::QueueSlot};
+use super::{DeviceConfig, Parts, handover::QueueSlot};
 
 /// The device type, and the class of a device that is no other.
 const DEVICE_TYPE: u16 = 4;
@@ -30,8 +30,14 @@ pub struct Entropy;
 /// When the kernel has no descriptors left.
 pub fn new() -> io::Result<(Parts, Worker<Entropy>)> {
     let (control, slot): (_, QueueSlot) = handover::queue(QUEUE_SIZE)?;
-    let parts =
-        Parts { device_type: DEVICE_TYPE, class: CLASS, features: 0, requires: &[], config: Vec::new(), queues: vec![control] };
+    let parts = Parts {
+        device_type: DEVICE_TYPE,
+        class: CLASS,
+        features: 0,
+        requires: &[],
+        config: DeviceConfig::default(),
+        queues: vec![control],
+    };
     Ok((parts, Worker::new(slot, Entropy)))
 }
 

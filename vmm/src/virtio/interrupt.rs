@@ -138,6 +138,11 @@ impl Health {
         }
     }
 
+    /// Tells the driver that the configuration has changed.
+    pub fn config_changed(&self) {
+        self.interrupt.signal();
+    }
+
     /// Whether the device needs a reset.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)

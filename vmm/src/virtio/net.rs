@@ -17,9 +17,9 @@ use netstack::addr::MacAddr;
 use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind, Offloads};
 use netstack::port::{Halves, Port};
 
-use super::Parts;
 use super::handover::{self, QueueSlot};
 use super::queue::MAX_SIZE;
+use super::{DeviceConfig, Parts};
 
 /// The device type, and the class of an Ethernet controller.
 const DEVICE_TYPE: u16 = 1;
@@ -91,10 +91,13 @@ pub struct NetConfig {
     pub mtu: u16,
 }
 
+/// Where the link status is in the configuration, and what it says of a link that is up.
+const LINK_STATUS: usize = 6;
+const LINK_UP: u16 = 1;
+
 impl NetConfig {
     /// `struct virtio_net_config`: address, link status, pairs of queues, MTU (section 5.1.4).
     fn space(&self) -> Vec<u8> {
-        const LINK_UP: u16 = 1;
         const PAIRS: u16 = 1;
         let numbers = [LINK_UP, PAIRS, self.mtu].map(u16::to_le_bytes);
         [&self.mac.0[..], numbers.as_flattened()].concat()
@@ -105,6 +108,7 @@ impl NetConfig {
 #[derive(Debug)]
 pub struct NetPort {
     config: NetConfig,
+    space: DeviceConfig,
     receive: QueueSlot,
     transmit: QueueSlot,
 }
@@ -120,15 +124,16 @@ pub fn new(config: NetConfig) -> io::Result<(Parts, NetPort)> {
     let (transmit, transmit_slot) = handover::queue(MAX_SIZE)?;
     // An idle engine waits for the guest to transmit, so that is how it is told of anything.
     let receive = receive.waking(Arc::clone(transmit.kick()));
+    let space = DeviceConfig::from(config.space());
     let parts = Parts {
         device_type: DEVICE_TYPE,
         class: CLASS,
         features: feature::ALL,
         requires: feature::REQUIRES,
-        config: config.space(),
+        config: space.clone(),
         queues: vec![receive, transmit],
     };
-    Ok((parts, NetPort { config, receive: receive_slot, transmit: transmit_slot }))
+    Ok((parts, NetPort { config, space, receive: receive_slot, transmit: transmit_slot }))
 }
 
 impl Port for NetPort {
@@ -138,7 +143,7 @@ impl Port for NetPort {
 
     fn attach(self: Box<Self>) -> io::Result<Halves> {
         let ingress = transmit::NetIngress::new(self.transmit)?;
-        let egress = receive::NetEgress::new(self.receive, self.config.mtu)?;
+        let egress = receive::NetEgress::new(self.receive, self.space, self.config.mtu)?;
         Ok(Halves { ingress: Box::new(ingress), egress: Box::new(egress) })
     }
 }

@@ -364,10 +364,7 @@ impl PciDevice for VirtioPci {
             }
             DEVICE..NOTIFY => {
                 let from = usize::try_from(offset - DEVICE).unwrap_or(usize::MAX);
-                if let Some(there) = self.parts.config.get(from..) {
-                    let len = there.len().min(data.len());
-                    data[..len].copy_from_slice(&there[..len]);
-                }
+                self.parts.config.read(from, data);
             }
             MSIX_TABLE..MSIX_PENDING => self.msix.table_read(offset - MSIX_TABLE, data),
             MSIX_PENDING..BAR_SIZE => self.msix.pending_read(offset - MSIX_PENDING, data),

@@ -1,12 +1,12 @@
 //! The texts that users write: options of QEMU's user network, forwards, addresses, filters of captures, and the notes in them.
 
 use std::fmt::Display;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use netstack::addr::MacAddr;
 use netstack::capture::Filter;
-use netstack::config::{Config, HostForward, qemu};
+use netstack::config::{Config, GuestForward, HostForward, qemu};
 use netstack::gateway::dhcp::DhcpServer;
 use netstack::pcap::note::{Note, PortNote, SectionNote};
 use netstack::port::stream::StreamAddress;
@@ -21,6 +21,7 @@ pub fn judge(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else { return };
     match kind {
         b'f' => judge_round_trip::<HostForward>(text),
+        b'g' => judge_round_trip::<GuestForward>(text),
         b's' => judge_round_trip::<StreamAddress>(text),
         b'm' => judge_round_trip::<MacAddr>(text),
         b'c' => judge_round_trip::<Filter>(text),
@@ -77,6 +78,14 @@ fn judge_options(text: &str) {
         assert!(forward.host.count() >= 1 && forward.guest_port >= 1, "{forward:?}");
         judge_round_trip::<HostForward>(&forward.to_string());
     }
+    for forward in &config.guest_forwards {
+        let address = config.guest_forward_address(forward).expect("an address at which guests find it");
+        assert!(forward.port >= 1, "{forward:?}");
+        let fixed = config.ipv4.iter().flat_map(|ipv4| [ipv4.gateway, ipv4.dns, ipv4.dhcp_start]);
+        assert!(fixed.map(IpAddr::from).all(|fixed| fixed != address.ip()), "{address} has two meanings");
+        judge_round_trip::<GuestForward>(&forward.to_string());
+    }
+    assert!(config.smb.is_none() || config.smb_address().is_some(), "a server that nobody finds");
     if let Some(ipv4) = &config.ipv4 {
         let distinct = ipv4.gateway != ipv4.dns && ipv4.dhcp_start != ipv4.gateway && ipv4.dhcp_start != ipv4.dns;
         assert!(distinct && ipv4.net.contains(&ipv4.gateway) && ipv4.net.contains(&ipv4.dhcp_start), "{ipv4:?}");
@@ -103,13 +112,15 @@ fn judge_first_lease(config: &Config) {
         Ok(Some(_)) => {
             let told = <dhcproto::v4::Message as dhcproto::v4::Decodable>::decode(&mut dhcproto::v4::Decoder::new(&reply));
             let address = told.expect("an offer that others can read").yiaddr();
+            assert!(config.server_addresses().all(|server| server != IpAddr::from(address)), "{address} is a server's");
             assert!(ipv4.net.contains(&address) && address != Ipv4Addr::UNSPECIFIED, "{address} is offered");
             let kept = static_leases.iter().find(|(_, kept)| *kept == address);
             assert!(kept.is_none_or(|(whose, _)| *whose == station), "{address} is kept for somebody else");
         }
         other => {
             // All addresses may be kept for others, or leases may begin at the last.
-            let wide = u32::from(ipv4.net.broadcast()) - u32::from(ipv4.dhcp_start) > 3 + static_leases.len() as u32;
+            let wide = u32::from(ipv4.net.broadcast()) - u32::from(ipv4.dhcp_start)
+                > (3 + static_leases.len() + config.server_addresses().count()) as u32;
             assert!(!wide, "no address for the first guest: {other:?}");
         }
     }
@@ -126,6 +137,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "qhostfwd=udp:127.0.0.1:6000-6010-10.0.2.20:6000,hostfwd=tcp:[::1]:8080-[fec0::15]:80,id=net0,dns-server=[2620:fe::fe]:53",
         "quser,ip=10.1.2.3,ipv6-prefix=fd00::,ipv6-prefixlen=64,disable-host-loopback=on,host-loopback=off",
         "qguestfwd=tcp:10.0.2.100:80-cmd:x,tftp=/srv,smb=/srv,smbserver=10.0.2.4",
+        "qguestfwd=:[fec0::4]:80-unix:/run/a,guestfwd=::81-tcp:[::1]:80,guestfwd=::82-cmd:a,,b -c | d,smbserver=10.0.2.9",
+        "qsmb=/srv/share,smb-min-protocol=nt1,smbserver=10.0.2.99,dhcpstart=10.0.2.98",
+        "gtcp:10.0.2.100:1234-tcp:10.10.1.1:4321",
+        "g:[fec0::4]:0x50-unix:/run/a-b:c",
+        "g::7-cmd:a -b --c 'd' | e",
+        "g::7-chardev:c0",
         "qnet=10.0.2.0/30",
         "qmtus=1",
         "ftcp:127.0.0.1:0x8AE-:22",

@@ -12,7 +12,9 @@
 //! | [`dns`] | questions, servers' answers, files | answers fit their questions, nothing outlives its TTL |
 //! | [`tftp`] | datagrams to the TFTP server | what is passed on is what was understood, and what is not is refused by its number |
 //! | [`config`] | the texts that users write | what is accepted works and can be written again, what is refused is told why |
+//! | [`api`] | requests to the API, in pieces | what is understood is understood again, what is not is refused in words |
 //! | [`capture_file`] | a capture file | what can be read is, can be written again, and harms no engine |
+//! | [`reassembly`] | fragments, and time | exactly the datagrams that were cut come out, or nothing |
 //! | [`stream_framing`] | a stream in pieces | every frame comes out whole and once |
 //! | [`engine`] | guests and a host's network at work | limits hold, bytes stay in order, everything ends |
 //!
@@ -20,6 +22,7 @@
 //! target learns something new.
 #![expect(clippy::missing_panics_doc, reason = "to panic is how all of this tells what is wrong")]
 
+pub mod api;
 pub mod capture_file;
 pub mod config;
 pub mod dhcp;
@@ -27,6 +30,7 @@ pub mod dhcp6;
 pub mod dns;
 pub mod engine;
 pub mod frame;
+pub mod reassembly;
 pub mod recordings;
 pub mod script;
 pub mod seeds;
@@ -45,7 +49,8 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
+    Target { name: "api", judge: api::judge, seeds: api::seeds },
     Target { name: "frame", judge: frame::judge, seeds: frame::seeds },
     Target { name: "dhcp", judge: dhcp::judge, seeds: dhcp::seeds },
     Target { name: "dhcp6", judge: dhcp6::judge, seeds: dhcp6::seeds },
@@ -53,6 +58,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "tftp", judge: tftp::judge, seeds: tftp::seeds },
     Target { name: "config", judge: config::judge, seeds: config::seeds },
     Target { name: "capture_file", judge: capture_file::judge, seeds: capture_file::seeds },
+    Target { name: "reassembly", judge: reassembly::judge, seeds: reassembly::seeds },
     Target { name: "stream_framing", judge: stream_framing::judge, seeds: stream_framing::seeds },
     Target { name: "engine", judge: engine::judge, seeds: engine::seeds },
 ];

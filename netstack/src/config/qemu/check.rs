@@ -126,6 +126,8 @@ fn check_server(forward: &GuestForward, config: &Config) -> Result<(), OptionErr
                 format!("{server} is not in the guests' network {}", ipv6.prefix)
             } else if server == ipv6.gateway || server == ipv6.dns {
                 format!("{server} is {} address", if server == ipv6.gateway { "the gateway's" } else { "the DNS server's" })
+            } else if server == ipv6.dhcp_start {
+                format!("{server} is the first address that DHCPv6 leases")
             } else {
                 return Ok(());
             };

@@ -34,7 +34,8 @@ impl Log {
         lines.end(|line| self.tell(&command, line));
     }
 
-    fn tell(&self, command: &str, line: &str) {
+    /// Logs a line about a command, or of it, if there is room for it.
+    pub(super) fn tell(&self, command: &str, line: &str) {
         match self.room() {
             0 => {}
             1 => tracing::warn!(command, "{line} [more than this is said too fast, and left out]"),

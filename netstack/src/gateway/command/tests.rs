@@ -7,7 +7,11 @@ use std::time::Instant;
 
 use super::*;
 
+/// Short, for those who use it up.
 const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What a process that does as it is asked never uses up, be the machine ever so busy.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection to a command, and what keeps it.
 struct Connection {
@@ -93,15 +97,24 @@ async fn one_more_than_may_run_is_refused_until_another_has_ended() {
 #[tokio::test]
 async fn who_does_not_end_by_itself_is_asked_and_then_killed_with_all_its_children() {
     let commands = Commands::new(4, PATIENCE).unwrap();
-    let polite = commands.connect("trap 'echo asked; exit' TERM; echo $$; while :; do sleep 0.05; done").unwrap();
     let stubborn = commands.connect("trap '' TERM; sleep 1000 & echo $!; echo $$; wait; while :; do sleep 1; done").unwrap();
-    let pids = [line(&polite.stream).await, line(&stubborn.stream).await, line(&stubborn.stream).await];
-    drop((polite.gone, stubborn.gone));
+    let pids = [line(&stubborn.stream).await, line(&stubborn.stream).await];
+    drop(stubborn.gone);
     for pid in pids {
         until_dead(&pid).await;
     }
-    assert_eq!(rest(polite.stream).await, "asked\n");
     commands.has_room_for(4).await;
+}
+
+#[tokio::test]
+async fn who_ends_by_itself_is_waited_for() {
+    let commands = Commands::new(1, LONG_PATIENCE).unwrap();
+    let thorough = commands.connect("trap 'echo asked' TERM; echo ready; cat >/dev/null; echo over").unwrap();
+    assert_eq!(line(&thorough.stream).await, "ready");
+    thorough.stream.shutdown(Shutdown::Write).unwrap();
+    drop(thorough.gone);
+    assert_eq!(rest(thorough.stream).await, "over\n");
+    commands.has_room_for(1).await;
 }
 
 #[tokio::test]

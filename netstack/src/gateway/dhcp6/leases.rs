@@ -135,10 +135,11 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// An empty table.
-    pub(super) fn new(ipv6: &Ipv6Config) -> Self {
+    /// An empty table. The addresses of `servers` are not for guests either.
+    pub(super) fn new(ipv6: &Ipv6Config, servers: impl IntoIterator<Item = Ipv6Addr>) -> Self {
         // The first address of a prefix is that of its routers (RFC 4291 section 2.6.1).
-        let reserved = [ipv6.gateway, ipv6.dns, ipv6.prefix.network()];
+        let fixed = [ipv6.gateway, ipv6.dns, ipv6.prefix.network()];
+        let reserved: BTreeSet<_> = servers.into_iter().chain(fixed).collect();
         let first = u128::from(ipv6.dhcp_start);
         let free = (first..=first.saturating_add(LARGEST_POOL as u128 + reserved.len() as u128))
             .map(Ipv6Addr::from)

@@ -5,6 +5,7 @@
 //! RFC 2308 for negative answers).
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
@@ -44,6 +45,17 @@ impl Cache {
     /// An empty cache for `capacity` answers; with 0 nothing is ever kept.
     pub(super) fn new(capacity: usize) -> Self {
         Self { capacity, entries: HashMap::new(), used: BTreeMap::new(), ticket: 0, generation: 0 }
+    }
+
+    /// The questions whose answers are kept, and for how long yet.
+    pub(super) fn list(&self, now: Instant) -> Vec<(String, Duration)> {
+        let left = |entry: &Entry| {
+            let lifetime = Duration::from_secs(entry.lifetime.into());
+            lifetime.checked_sub(now.saturating_duration_since(entry.stored)).filter(|left| !left.is_zero())
+        };
+        let mut list: Vec<_> = self.entries.iter().filter_map(|(key, entry)| Some((key.to_string(), left(entry)?))).collect();
+        list.sort();
+        list
     }
 
     /// The answer to `key`, its TTLs counted down to `now`.

@@ -10,6 +10,7 @@ use hickory_proto::op::{Message, ResponseCode};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::DnsStatus;
 use super::cache::Cache;
 use super::hosts::Hosts;
 use super::local::Local;
@@ -128,6 +129,16 @@ impl Forwarder {
                 tracing::debug!(query = %question.query, %error, "a question stays unanswered");
                 None
             }
+        }
+    }
+
+    /// What is known, and from whom.
+    pub(super) async fn status(&self) -> DnsStatus {
+        let upstream = self.now().await.upstream;
+        DnsStatus {
+            servers: upstream.servers().collect(),
+            names: self.local.names(),
+            cached: lock(&self.cache).list(Instant::now()),
         }
     }
 

@@ -12,6 +12,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
@@ -49,6 +50,11 @@ pub(super) struct Local {
 impl Local {
     pub(super) fn new(addresses: LocalNames, names: Arc<Names>) -> Self {
         Self { addresses, names }
+    }
+
+    /// The names of guests.
+    pub(super) fn names(&self) -> Vec<(String, IpAddr, Duration)> {
+        self.names.list()
     }
 
     /// The answer to `query`, or `None` if it is not ours to give.

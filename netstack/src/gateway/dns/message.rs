@@ -3,6 +3,8 @@
 //! A guest's bytes become a [`Question`] or they become a refusal; nothing else of them is kept. On the way back an answer, wherever
 //! it came from, is fitted to the question: its id, the spelling of its name, its flags, and the size that the guest can take.
 
+use std::fmt;
+
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, RecordType};
@@ -51,6 +53,12 @@ pub(super) struct Key {
     // hickory compares and hashes names without regard to case.
     query: Query,
     flags: QueryFlags,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.query.name(), self.query.query_type())
+    }
 }
 
 impl Question {

@@ -90,6 +90,17 @@ impl Names {
         self.lock().remove(address);
     }
 
+    /// All names, their addresses, and for how long they are held yet.
+    pub fn list(&self) -> Vec<(String, IpAddr, Duration)> {
+        let now = Instant::now();
+        let left = |end: Instant| end.checked_duration_since(now).filter(|left| !left.is_zero());
+        let table = self.lock();
+        let mut list: Vec<_> =
+            table.names.iter().filter_map(|(address, (name, end))| Some((name.clone(), *address, left(*end)?))).collect();
+        list.sort();
+        list
+    }
+
     /// The addresses of `label`, which is in lower case; `None` if nobody has that name.
     pub(super) fn addresses(&self, label: &str) -> Option<Vec<IpAddr>> {
         let mut table = self.lock();

@@ -114,6 +114,11 @@ impl Upstream {
         poor_answer.ok_or(Unreachable)
     }
 
+    /// All servers, and whether each is up.
+    pub(super) fn servers(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        self.servers.iter().map(|server| (server.address, server.health().down_until.is_none()))
+    }
+
     /// The servers in the order in which to ask them: those to try out, those that are up, those that are down.
     fn line(&self, now: Instant) -> VecDeque<Candidate> {
         let (mut up, mut down) = (VecDeque::new(), VecDeque::new());

@@ -51,6 +51,14 @@ pub struct SentEcho {
     pub options: SendOptions,
 }
 
+impl SentEcho {
+    /// The address of this host and the identifier that it was sent with.
+    pub fn from(&self) -> SocketAddr {
+        let identifier = self.message.get(4..6).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u16::from_be_bytes(*bytes));
+        SocketAddr::new(own_address(self.to), identifier)
+    }
+}
+
 /// Bytes of what was sent that an error quotes, behind the headers: as little as RFC 792 asks for.
 const QUOTED: usize = 8;
 
@@ -272,6 +280,17 @@ impl SimHost {
         let from = SocketAddr::new(from, 0);
         socket.inbox.push_back(Waiting { from, data: message, segment: None, hop_limit: Some(hop_limit) });
         self.post(id, News { readable: true, ..News::default() });
+    }
+
+    /// Somebody at `from` sends an ICMP message to the ping socket of an address and identifier. Returns whether there is such a socket.
+    pub fn inject_echo_reply(&mut self, to: SocketAddr, from: IpAddr, message: &[u8], hop_limit: u8) -> bool {
+        let found = self.slots.iter().enumerate().find_map(|(index, slot)| match slot.as_ref().map(|slot| &slot.socket) {
+            Some(Socket::Datagram(socket)) if socket.ping && covers(socket.local, to) => Some(index),
+            _ => None,
+        });
+        let Some(index) = found else { return false };
+        self.inject_echo(SocketId(u32::try_from(index).unwrap_or(u32::MAX)), from, message.to_vec(), hop_limit);
+        true
     }
 
     /// Somebody at `from` sends an answer to what no ping socket has asked it: to the one that was opened last. Returns whether there is one.

@@ -191,6 +191,11 @@ pub(super) fn write(fd: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Has the interface see its link up or down (Linux 5.0).
+pub(super) fn set_carrier(fd: &OwnedFd, up: bool) -> io::Result<()> {
+    set_int(fd, libc::TUNSETCARRIER, c_int::from(up))
+}
+
 fn retry_if_interrupted() -> io::Result<()> {
     let error = io::Error::last_os_error();
     if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }

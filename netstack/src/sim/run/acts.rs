@@ -107,6 +107,7 @@ impl Run<'_> {
             What::Spurious => self.spurious = begins,
             What::Sockets(most) => self.world.host.set_max_sockets(if begins { most } else { usize::MAX }),
             What::UdpFull => self.world.host.set_udp_full(begins),
+            What::Forwards(count) => self.churn(count, begins),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::sim::guest::{Addresses, FlowId};
 use crate::sim::plan::{Answer, FlowPlan, PeerPlan, Reset, When};
 use crate::sim::watch::FIRST_PORT;
 use crate::sim::world::World;
+use crate::stack::{ForwardSocket, Listen};
 use crate::time::Duration;
 use smoltcp::socket::tcp::State;
 
@@ -38,6 +39,8 @@ pub(super) struct Conversation {
     was_open: bool,
     reset_done: bool,
     pub(super) connection: Option<ConnectionId>,
+    /// That by which its client comes, while it is there.
+    forward: Option<ForwardSocket>,
     pub(super) complete: bool,
     /// It has ended in another way.
     pub(super) cut: bool,
@@ -57,6 +60,7 @@ impl Conversation {
             was_open: false,
             reset_done: false,
             connection: None,
+            forward: None,
             complete: false,
             cut: false,
             heard_by_guest: 0,
@@ -204,6 +208,9 @@ impl Conversation {
     }
 }
 
+/// The first of the ports that forwards have which lead nobody anywhere.
+const CHURNED_PORTS: u16 = 1000;
+
 /// How much somebody hears before it begins, if the other side says so much: `u64::MAX` is the end.
 fn waits_for(bytes: u64, said: u64) -> u64 {
     if bytes == u64::MAX { bytes } else { bytes.min(said) }
@@ -218,13 +225,13 @@ impl Run<'_> {
         }
     }
 
-    fn add_flow(&mut self, flow: Conversation) {
+    fn add_flow(&mut self, mut flow: Conversation) {
         let (_, down) = flow.streams();
         if let Some(watch) = &mut self.world.watch {
             watch.add(down, flow.plan.down);
         }
         if flow.plan.inbound {
-            self.world.forward(Protocol::Tcp, flow.forward(), flow.service());
+            flow.forward = Some(self.world.forward(Protocol::Tcp, flow.forward(), flow.service()));
         } else {
             self.world.host.serve(flow.remote(), flow.server());
         }
@@ -234,7 +241,36 @@ impl Run<'_> {
     /// Sockets that stay open for forwards.
     pub(super) fn forwards(&self) -> usize {
         let datagrams = self.plan.datagrams.iter().filter(|datagrams| datagrams.inbound).count();
-        self.flows.iter().filter(|flow| flow.plan.inbound).count() + datagrams
+        self.flows.iter().filter(|flow| flow.forward.is_some()).count() + datagrams + self.churned.len()
+    }
+
+    /// Forwards come and go. Those whose clients have connected are not needed any more.
+    pub(super) fn churn(&mut self, count: u16, begins: bool) {
+        if !begins {
+            for forward in std::mem::take(&mut self.churned) {
+                assert!(self.world.end_forward(forward, true), "a forward has gone by itself");
+            }
+            return;
+        }
+        for n in 0..count {
+            let address = SocketAddr::new(HOST_V4.into(), CHURNED_PORTS + n);
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let guest = SocketAddr::new(Addresses::of(0).v4.into(), 1);
+                // The host may refuse it, or another trouble have it.
+                let Some(forward) = self.world.try_forward(Listen::Port(protocol, address, None), guest) else { continue };
+                if n % 2 == 0 {
+                    assert!(self.world.end_forward(forward, false), "a forward has gone by itself");
+                    assert!(!self.world.end_forward(forward, false), "a forward is there after its end");
+                } else {
+                    self.churned.push(forward);
+                }
+            }
+        }
+        for flow in self.flows.iter_mut().filter(|flow| flow.started) {
+            if let Some(forward) = flow.forward.take() {
+                assert!(self.world.end_forward(forward, false), "a forward has gone by itself");
+            }
+        }
     }
 
     pub(super) fn start_flow(&mut self, number: usize) {

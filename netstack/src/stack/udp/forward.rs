@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::UdpFlowInfo;
 use crate::config::{Limits, Timeouts};
 use crate::host::SocketId;
 use crate::port::PortId;
@@ -111,6 +112,15 @@ impl Forwards {
 
     pub(super) fn len(&self) -> usize {
         self.forwards.len()
+    }
+
+    /// All clients.
+    pub(super) fn flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.clients.iter().map(move |(_, client)| UdpFlowInfo {
+            guest: client.guest,
+            client: Some(client.seen),
+            idle: now.since(client.used),
+        })
     }
 
     /// The forward, its socket, and the real address of the client that the guest at `guest`, behind `port`, sees as `seen`.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::UdpFlowInfo;
 use crate::config::{Limits, Timeouts};
 use crate::host::SocketId;
 use crate::port::PortId;
@@ -65,6 +66,15 @@ impl Mappings {
             idle: timeouts.udp_idle,
             dns_idle: timeouts.udp_dns_idle,
         }
+    }
+
+    /// All mappings.
+    pub(super) fn flows(&self, now: Instant) -> impl Iterator<Item = UdpFlowInfo> {
+        self.mappings.iter().map(move |(_, mapping)| UdpFlowInfo {
+            guest: mapping.guest,
+            client: None,
+            idle: now.since(mapping.used),
+        })
     }
 
     pub(super) fn len(&self) -> usize {

@@ -80,7 +80,8 @@ enum Action {
         /// To these addresses.
         to: Vec<SocketAddr>,
     },
-    /// Listens for streams and datagrams; tells everyone who connects or sends from which address it is seen, then echoes.
+    /// Listens for streams and datagrams; tells everyone who connects or sends from which address it is seen, then echoes. A datagram of more
+    /// than a kilobyte is only echoed.
     Mirror {
         /// At this address.
         at: IpAddr,
@@ -245,8 +246,10 @@ fn mirror(at: IpAddr, ports: &[u16]) -> io::Result<String> {
         let datagrams = UdpSocket::bind((at, *port))?;
         std::thread::spawn(move || {
             let mut buffer = [0; 65_535];
-            while let Ok((_, from)) = datagrams.recv_from(&mut buffer) {
-                let _ = datagrams.send_to(from.to_string().as_bytes(), from);
+            while let Ok((len, from)) = datagrams.recv_from(&mut buffer) {
+                let address = from.to_string();
+                let answer = if len > 1024 { &buffer[..len] } else { address.as_bytes() };
+                let _ = datagrams.send_to(answer, from);
             }
         });
         let listener = TcpListener::bind((at, *port))?;

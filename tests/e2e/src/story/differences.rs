@@ -204,11 +204,12 @@ pub const KNOWN: &[Known] = &[
         why: "a host that is there and has no such port says so; that its network cannot be reached is not true",
     },
     Known {
-        what: "answer of a closed port: told",
-        libslirp: "ICMP type 3 code 3",
-        slipway: "nothing",
-        why: "not better: errors of the host's datagram sockets are not told yet. libslirp's comes from 127.0.0.1, which guests drop",
+        what: "answer of a closed port: from",
+        libslirp: "127.0.0.1",
+        slipway: "10.0.2.2",
+        why: "the gateway stands for the host's loopback address, which guests are never shown: what comes from there, they drop",
     },
+    Known { what: "answer of a closed port: hop limit", libslirp: "255", slipway: "64", why: "as of echo replies above" },
     Known {
         what: "answer to what makes no sense: told",
         libslirp: "ICMP type 1 code 0",
@@ -218,8 +219,46 @@ pub const KNOWN: &[Known] = &[
     Known {
         what: "answer to what makes no sense: told",
         libslirp: "ICMP type 2 code 0",
-        slipway: "nothing",
-        why: "a packet whose header says more than there is is malformed, not too big",
+        slipway: "ICMP type 129 code 0",
+        why: "extension headers of IPv6 are passed (RFC 8200 section 4), and the ping behind them is answered; libslirp only finds that a \
+              packet whose header says more than there is is too big",
+    },
+    // Fragments, and packets that are too large.
+    Known {
+        what: "answer to what makes no sense: told",
+        libslirp: "nothing",
+        slipway: "ICMP type 4 code 0",
+        why: "a fragment of IPv6 with a length that none can have is told of (RFC 8200 section 4.5)",
+    },
+    Known {
+        what: "the datagram again: told",
+        libslirp: "nothing",
+        slipway: "a datagram",
+        why: "fragments may come in any order (RFC 791 section 3.2); libslirp 4.7 loses the datagram when the first comes last",
+    },
+    Known {
+        what: "ICMP error about a packet larger than the link: told",
+        libslirp: "nothing",
+        slipway: "ICMP type 3 code 4",
+        why: "a packet that is larger than the link and must not be cut is answered by the size that is right (RFC 1191)",
+    },
+    Known {
+        what: "ICMP error about a packet larger than the link: from",
+        libslirp: "fe80::2",
+        slipway: "fec0::2",
+        why: "the gateway speaks from the address that guests know it by",
+    },
+    Known {
+        what: "ICMP error about a packet larger than the link: quote",
+        libslirp: "1452 bytes",
+        slipway: "1232 bytes",
+        why: "an error is no longer than the smallest link takes (RFC 4443 section 2.4 (c))",
+    },
+    Known {
+        what: "ICMP error about a packet larger than the link: hop limit",
+        libslirp: "255",
+        slipway: "64",
+        why: "as of echo replies above",
     },
     Known {
         what: "answer to what makes no sense: told",
@@ -326,6 +365,19 @@ pub const KNOWN: &[Known] = &[
         libslirp: "0",
         slipway: "6",
         why: "not better: what overtakes is not kept, since the link to a guest does not do that; the guest sends it again",
+    },
+    // Forwards from guests.
+    Known {
+        what: "echo reply of the forward's host: told",
+        libslirp: "*",
+        slipway: "ICMP type 0 code 0",
+        why: "a host that answers ARP answers a ping, as the gateway does; libslirp sends it on to a host that is not there",
+    },
+    Known {
+        what: "RST of a port that is not forwarded: told",
+        libslirp: "nothing",
+        slipway: "RST",
+        why: "a closed port of a virtual host is refused at once; libslirp looks for the guests' own address in the host's network",
     },
 ];
 

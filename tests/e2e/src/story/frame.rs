@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, NetSlice, PacketBuilder,
-    SlicedPacket, TcpHeader, TransportSlice,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpHeaders, IpNumber, Ipv4Header, Ipv4HeaderSlice, Ipv6Header, NetSlice,
+    PacketBuilder, SlicedPacket, TcpHeader, TransportSlice,
 };
 
 /// FIN, as in the flags of [`Segment`].
@@ -398,6 +398,19 @@ fn read_icmp(source: IpAddr, destination: IpAddr, message: &[u8]) -> Body {
 }
 
 /// The headers of a packet that may not be fragmented. What follows is for the builder to add.
+/// A frame of an IP packet, with another time to live or hop limit.
+pub fn with_hops(mut frame: Vec<u8>, hops: u8) -> Vec<u8> {
+    if frame[12..14] == [0x86, 0xdd] {
+        frame[21] = hops;
+        return frame;
+    }
+    frame[22] = hops;
+    let header = Ipv4HeaderSlice::from_slice(&frame[14..]).expect("an IPv4 header").to_header();
+    let checksum = header.calc_header_checksum();
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
 fn ip_headers(source: IpAddr, destination: IpAddr, hops: u8) -> IpHeaders {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use netstack::frame::FrameMeta;
 
+use super::fragments::Pieces;
 use super::frame::{Arp, BROADCAST, Body, Datagram, Icmp, Mac, Told, card_of};
 use super::link::{Datagrams, Link, Stream};
 use super::transcript::{Fields, Transcript};
@@ -45,6 +46,7 @@ pub struct Guest<'a> {
     pub answers_neighbours: bool,
     transcript: Transcript,
     waiting: VecDeque<Told>,
+    pieces: Pieces,
     /// The names of addresses that are not the same in every run.
     names: Vec<(SocketAddr, &'static str)>,
 }
@@ -66,6 +68,7 @@ impl<'a> Guest<'a> {
             answers_neighbours: true,
             transcript: Transcript::default(),
             waiting: VecDeque::new(),
+            pieces: Pieces::default(),
             names: Vec::new(),
         }
     }
@@ -159,7 +162,7 @@ impl<'a> Guest<'a> {
         loop {
             let left = end.saturating_sub(self.link.now());
             let Some((frame, meta)) = self.link.receive(left) else { return };
-            self.take(&frame, meta);
+            self.take(frame, meta);
         }
     }
 
@@ -173,7 +176,9 @@ impl<'a> Guest<'a> {
         }
         loop {
             let (frame, meta) = self.link.receive(patience)?;
-            self.take(&frame, meta);
+            if !self.take(frame, meta) {
+                continue;
+            }
             if let Some(found) = self.waiting.back().and_then(&mut is) {
                 self.waiting.pop_back();
                 return Some(found);
@@ -181,9 +186,11 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Reads a frame, answers it if it asks for us, and keeps it otherwise.
-    fn take(&mut self, frame: &[u8], meta: FrameMeta) {
-        let told = Told::read(frame, meta == FrameMeta::default());
+    /// Reads a frame, answers it if it asks for us, and keeps it otherwise. Returns whether it has. What comes in fragments is read when it
+    /// is whole.
+    fn take(&mut self, frame: Vec<u8>, meta: FrameMeta) -> bool {
+        let Some(frame) = self.pieces.take(frame) else { return false };
+        let told = Told::read(&frame, meta == FrameMeta::default());
         if let Some(complaint) = told.complaint {
             self.note("a sound frame", Fields::one("complaint", complaint));
         }
@@ -192,6 +199,7 @@ impl<'a> Guest<'a> {
                 let answer =
                     Arp { operation: 2, sender_card: self.card, sender: self.v4, target_card: arp.sender_card, target: arp.sender };
                 self.send(&answer.frame(arp.sender_card));
+                false
             }
             Body::Icmp(icmp)
                 if self.answers_neighbours && icmp.kind == 135 && icmp.payload.get(..16) == Some(&self.v6.octets()) =>
@@ -201,8 +209,12 @@ impl<'a> Guest<'a> {
                 let answer = Icmp { source: self.v6.into(), destination: icmp.source, kind: 136, code: 0, rest, payload }
                     .frame(self.card, told.source);
                 self.send(&answer);
+                false
             }
-            _ => self.waiting.push_back(told),
+            _ => {
+                self.waiting.push_back(told);
+                true
+            }
         }
     }
 

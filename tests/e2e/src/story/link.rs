@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netstack::frame::FrameMeta;
+use netstack::host::sim::SimHost;
 
 /// A frame and its offload state.
 pub type Sent = (Vec<u8>, FrameMeta);
@@ -104,6 +105,13 @@ pub trait Link: fmt::Debug {
     ///
     /// Where the world is the real one.
     fn simulated(&mut self, address: SocketAddr, stream: Stream);
+
+    /// The simulated world itself: ways, routers and hosts far away can be had only there.
+    ///
+    /// # Panics
+    ///
+    /// Where the world is the real one.
+    fn world(&mut self) -> &mut SimHost;
 
     /// What the command of the network's first forward from guests does, where commands cannot be run.
     fn commands(&mut self, stream: Stream);

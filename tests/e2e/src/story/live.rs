@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use netstack::frame::{Checksum, FrameMeta};
+use netstack::host::sim::SimHost;
 
 use super::Story;
 use super::link::{Datagrams, FILES, Link, Resolver, Sent, Stream, loopback, pattern_of};
@@ -265,6 +266,10 @@ impl Link for Live {
 
     fn simulated(&mut self, address: SocketAddr, _stream: Stream) {
         panic!("{address} cannot be made up in the real world");
+    }
+
+    fn world(&mut self) -> &mut SimHost {
+        panic!("the real world is not ours to make");
     }
 
     fn commands(&mut self, _stream: Stream) {

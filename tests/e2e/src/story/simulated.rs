@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use netstack::frame::FrameMeta;
 use netstack::host::StreamService;
-use netstack::host::sim::{ConnectionId, Program, Server, UdpServer};
+use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer};
 use netstack::port::PortId;
 use netstack::replay::record::{RecordError, Recorded, Recorder, Setup};
 
@@ -253,7 +253,8 @@ impl Link for Simulated {
         let address = self.free_address(ipv6);
         let server = match datagrams {
             Datagrams::Echo => UdpServer::Echo,
-            Datagrams::Silent | Datagrams::Closed => UdpServer::Silent,
+            Datagrams::Silent => UdpServer::Silent,
+            Datagrams::Closed => UdpServer::Closed,
             Datagrams::Thrice => UdpServer::Respond(|datagram| vec![datagram.to_vec(); 3]),
         };
         self.recorder.host().serve_udp(address, server);
@@ -282,6 +283,10 @@ impl Link for Simulated {
 
     fn simulated(&mut self, address: SocketAddr, stream: Stream) {
         self.put(address, stream);
+    }
+
+    fn world(&mut self) -> &mut SimHost {
+        self.recorder.host()
     }
 
     fn commands(&mut self, stream: Stream) {

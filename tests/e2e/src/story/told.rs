@@ -4,6 +4,7 @@ mod arp;
 mod dhcp;
 mod dhcp6;
 mod dns;
+mod fragments;
 mod guest_forwards;
 mod icmp;
 mod inbound;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Story> {
         offload::STORIES,
         inbound::STORIES,
         networks::STORIES,
+        fragments::STORIES,
         guest_forwards::STORIES,
         malformed::STORIES,
     ]

@@ -170,12 +170,24 @@ impl Cell {
         self.start_server(side, "names", at)
     }
 
+    /// Likewise one that streams known bytes both ways.
+    pub(crate) fn serve_stream(&mut self, side: Side, at: &str) -> Result<()> {
+        self.start_server(side, "serve-stream", at)
+    }
+
     fn start_server(&mut self, side: Side, what: &str, at: &str) -> Result<()> {
         let server = self.namespace(side).spawn("load", [&ourselves()?, "load", what, at])?;
         let port: std::net::SocketAddr = at.parse()?;
         server.wait_until("listens", || server.listens_on(port.port()))?;
         self.servers.push(server);
         Ok(())
+    }
+
+    /// Starts a client on one side that streams until it is ended.
+    pub(crate) fn stream(&self, side: Side, to: &str) -> Result<Stream> {
+        let mut command = self.namespace(side).command([ourselves()?.as_str(), "load", "stream", "--to", to]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Stream(Some(child)))
     }
 
     fn namespace(&self, side: Side) -> &Namespace {
@@ -225,6 +237,30 @@ impl Drop for Cell {
     fn drop(&mut self) {
         self.stack.kill();
         self.servers.iter_mut().for_each(Process::kill);
+    }
+}
+
+/// A client that streams.
+#[derive(Debug)]
+pub(crate) struct Stream(Option<Child>);
+
+impl Stream {
+    /// Ends it, and tells how it went.
+    pub(crate) fn end(mut self) -> Result<super::load::Streamed> {
+        let mut child = self.0.take().context("it has ended")?;
+        drop(child.stdin.take());
+        let printed = child.wait_with_output()?;
+        ensure!(printed.status.success(), "the stream: {}", String::from_utf8_lossy(&printed.stderr).trim());
+        Ok(serde_json::from_slice(&printed.stdout)?)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod burst;
 mod names;
+mod stream;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,6 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::burst::Burst;
+pub(crate) use self::stream::Streamed;
 
 /// What the generator does.
 #[derive(Debug, Subcommand)]
@@ -26,6 +28,17 @@ pub(crate) enum Load {
     Serve {
         /// Where to listen.
         at: SocketAddr,
+    },
+    /// Streams known bytes to every client, and checks those that it gets.
+    ServeStream {
+        /// Where to listen.
+        at: SocketAddr,
+    },
+    /// Streams known bytes there, and checks those that it gets, until its input ends.
+    Stream {
+        /// Where the server is.
+        #[arg(long)]
+        to: SocketAddr,
     },
     /// Waits until the server answers.
     Probe {
@@ -99,6 +112,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn run(load: &Load) -> Result<()> {
     match load {
         Load::Serve { at } => serve(*at),
+        Load::ServeStream { at } => stream::serve(*at),
+        Load::Stream { to } => stream::run(*to),
         Load::Probe { to } => probe(*to),
         Load::Rr(rounds) => request_response(rounds),
         Load::Crr(rounds) => connect_request_response(rounds),
@@ -206,7 +221,7 @@ fn measure(rounds: &Rounds, mut round: impl FnMut() -> Result<()>) -> Result<()>
 }
 
 impl Latency {
-    fn of(mut took: Vec<Duration>) -> Self {
+    pub(crate) fn of(mut took: Vec<Duration>) -> Self {
         took.sort_unstable();
         let percentile = |percent: usize| took.get(took.len() * percent / 100).map_or(f64::NAN, |t| t.as_secs_f64() * 1e6);
         Self { rounds: took.len(), p50: percentile(50), p99: percentile(99) }

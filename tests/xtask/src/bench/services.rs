@@ -4,8 +4,10 @@
 //! as is asked, so that a machine that slows down or speeds up meanwhile does so for both. What it returns are figures; what was asked
 //! stands beside each, and medians are compared with it.
 
+mod api;
 mod dns;
 mod figure;
+mod forwards;
 mod hostfwd;
 mod tftp;
 
@@ -54,6 +56,10 @@ enum Part {
     Hostfwd,
     /// A file from the gateway, beside libslirp's TFTP server.
     Tftp,
+    /// Forwards that come and go while a stream goes through another one.
+    Forwards,
+    /// Commands over the API while a guest transfers as much as it can.
+    Api,
 }
 
 impl Part {
@@ -63,6 +69,8 @@ impl Part {
             Self::Dns => dns::measure(options),
             Self::Hostfwd => hostfwd::measure(options),
             Self::Tftp => tftp::measure(options),
+            Self::Forwards => forwards::measure(options),
+            Self::Api => api::measure(options),
         }
     }
 }

@@ -29,7 +29,7 @@ impl Built {
     pub(crate) async fn of(mut plan: Plan, stop: StopSwitch, console: Box<dyn Write + Send>) -> Result<Self, Failure> {
         let mut networks = Vec::new();
         for network in &mut plan.networks {
-            let running = Network::start(&network.id, &network.config)?;
+            let running = Network::start(&network.id, &network.config, network.api_socket.take())?;
             if let Some(capture) = network.capture.take() {
                 running.record(capture).await?;
             }

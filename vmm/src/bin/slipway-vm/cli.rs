@@ -88,7 +88,9 @@ Examples:
   slipway-vm run --kernel vmlinuz --initrd initrd --append 'console=ttyS0 root=/dev/vda1' --drive file=disk.img \\
                  --netdev user,id=n0,hostfwd=tcp:127.0.0.1:2222-:22 --device virtio-net,netdev=n0
   slipway-vm run --kernel vmlinuz --initrd initrd --cpus 2 --memory 1G --netdev user,id=n0 --device e1000,netdev=n0
-  slipway-vm run --pcap vm.pcapng             the built-in guest, and a recording of what it says";
+  slipway-vm run --pcap vm.pcapng             the built-in guest, and a recording of what it says
+  slipway-vm run --kernel vmlinuz --initrd initrd --api-socket /run/user/1000/vm.sock
+                                              then: slipway ctl /run/user/1000/vm.sock hostfwd add tcp:127.0.0.1:2222-:22";
 
 const DEMO_HELP: &str = "\
 Starts servers on this machine's loopback address, and guests that use them through the engine: one in a network namespace, and the \
@@ -151,7 +153,11 @@ pub(crate) struct RunArgs {
     pub(crate) devices: Vec<CardSpec>,
     /// Record a network's frames into this pcapng file, which only you may read; with several networks, each may have one
     #[arg(long = "pcap", value_name = "[ID=]FILE")]
-    pub(crate) captures: Vec<CaptureSpec>,
+    pub(crate) captures: Vec<OfNetwork>,
+    /// Listen for commands to a network at this UNIX socket, which is yours alone: see `slipway ctl`; with several networks, each may have
+    /// one
+    #[arg(long = "api-socket", short = 'a', value_name = "[ID=]PATH")]
+    pub(crate) api_sockets: Vec<OfNetwork>,
 }
 
 #[derive(Debug, Args)]
@@ -219,17 +225,17 @@ impl FromStr for DriveSpec {
     }
 }
 
-/// A `--pcap`.
+/// A file of a network: what `--pcap` and `--api-socket` name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CaptureSpec(pub(crate) OsString);
+pub(crate) struct OfNetwork(pub(crate) OsString);
 
-impl From<OsString> for CaptureSpec {
+impl From<OsString> for OfNetwork {
     fn from(text: OsString) -> Self {
         Self(text)
     }
 }
 
-impl CaptureSpec {
+impl OfNetwork {
     /// Which network it is of, if it says so, and the file. A file whose name has a `=` is named with its network.
     pub(crate) fn split(&self) -> (Option<&str>, PathBuf) {
         match self.0.to_str().and_then(|text| text.split_once('=')) {
@@ -403,7 +409,7 @@ mod tests {
     #[test]
     fn a_recording_may_name_its_network() {
         let split = |text: &str| {
-            let spec = CaptureSpec(text.into());
+            let spec = OfNetwork(text.into());
             let (id, file) = spec.split();
             (id.map(str::to_owned), file.display().to_string())
         };

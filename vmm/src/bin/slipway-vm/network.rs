@@ -1,11 +1,13 @@
 //! The networks of a machine: each is an engine on a thread of its own, and the cards of the machine are its ports.
 
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use netstack::capture::Opened;
 use netstack::config::Config;
+use netstack::control::api::Server;
 use netstack::engine::{Engine, Handle};
 use netstack::port::Port;
 use tokio::runtime::{Builder, Runtime};
@@ -23,12 +25,12 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Starts an engine. Its forwards listen when this returns.
+    /// Starts an engine, which takes commands at `api_socket`. It and its forwards listen when this returns.
     ///
     /// # Errors
     ///
     /// When the engine cannot start: an address is taken, for example.
-    pub(crate) fn start(id: &str, config: &Config) -> Result<Self, Failure> {
+    pub(crate) fn start(id: &str, config: &Config, api_socket: Option<PathBuf>) -> Result<Self, Failure> {
         let fail = || Failure::new(format!("cannot start the network {id}"));
         let (started, start) = mpsc::sync_channel(1);
         let config = config.clone();
@@ -41,12 +43,17 @@ impl Network {
                 }
             };
             runtime.block_on(async {
-                match Engine::new(&config) {
-                    Ok(engine) => {
+                match begin(&config, api_socket.as_deref()) {
+                    Ok((engine, api)) => {
+                        let serving = api.map(|server| tokio::spawn(server.run(engine.handle())));
                         _ = started.send(Ok(engine.handle()));
                         engine.run().await;
+                        if let Some(serving) = serving {
+                            // It lets its last clients go, which does not take long.
+                            _ = tokio::time::timeout(FAREWELL, serving).await;
+                        }
                     }
-                    Err(err) => _ = started.send(Err(Failure::new("the engine has not started").because_of(&err))),
+                    Err(failure) => _ = started.send(Err(failure)),
                 }
             });
         };
@@ -56,6 +63,11 @@ impl Network {
             Ok(Err(failure)) => Err(failure.of(fail())),
             Err(_) => Err(fail()),
         }
+    }
+
+    /// What it can be told things by.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// Joins a card to the network.
@@ -85,6 +97,13 @@ impl Network {
             tracing::info!("forwarding {forward}");
         }
     }
+}
+
+/// An engine, and what listens for commands to it.
+fn begin(config: &Config, api_socket: Option<&Path>) -> Result<(Engine, Option<Server>), Failure> {
+    let engine = Engine::new(config).map_err(|err| Failure::new("the engine has not started").because_of(&err))?;
+    let api = api_socket.map(|path| Server::bind(path, &config.limits, &config.timeouts)).transpose();
+    Ok((engine, api.map_err(|err| Failure::new("cannot make --api-socket").because(err))?))
 }
 
 impl Drop for Network {

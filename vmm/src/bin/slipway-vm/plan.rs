@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
 
 use netstack::addr::MacAddr;
 use netstack::capture::{CaptureConfig, Opened};
@@ -11,7 +12,7 @@ use vmm::memory::{self, GuestMemory};
 use vmm::probe;
 use vmm::virtio::block::{Disk, DiskError};
 
-use crate::cli::{CaptureSpec, CardKind, DriveSpec, E1000_MTU_MAX, RunArgs};
+use crate::cli::{CardKind, DriveSpec, E1000_MTU_MAX, OfNetwork, RunArgs};
 use netstack::program::failure::Failure;
 
 /// What the kernel is told if nobody says otherwise: where its console is.
@@ -38,6 +39,8 @@ pub(crate) struct NetworkPlan {
     pub(crate) cards: Vec<Card>,
     /// Where its frames are recorded.
     pub(crate) capture: Option<Opened>,
+    /// Where it listens for commands.
+    pub(crate) api_socket: Option<PathBuf>,
     /// Its options as the user has written them: a recording remembers them.
     options: String,
 }
@@ -45,7 +48,7 @@ pub(crate) struct NetworkPlan {
 impl NetworkPlan {
     /// A network without cards.
     pub(crate) const fn new(id: String, config: Config, options: String) -> Self {
-        Self { id, config, cards: Vec::new(), capture: None, options }
+        Self { id, config, cards: Vec::new(), capture: None, api_socket: None, options }
     }
 }
 
@@ -72,6 +75,7 @@ impl Plan {
             Failure::new(format!("cannot make {} MiB of memory for the virtual machine", size >> 20)).because_of(&err)
         })?;
         let entry = kernel.load(&memory, &payload).map_err(|err| unbootable(&err))?;
+        args.api_sockets.iter().try_for_each(|spec| listen(spec, &mut networks))?;
         // Last, because it makes files.
         args.captures.iter().try_for_each(|spec| record(spec, &mut networks))?;
         Ok(Self { memory, entry, cpus: args.cpus, disks, networks })
@@ -131,14 +135,36 @@ fn disk(spec: &DriveSpec) -> Result<Disk, Failure> {
     Ok(disk)
 }
 
-/// Opens a recording of one of the networks.
-fn record(spec: &CaptureSpec, networks: &mut [NetworkPlan]) -> Result<(), Failure> {
+/// The network that a file is for, and the file. `option` is what has named it.
+fn network_of<'a>(
+    spec: &OfNetwork,
+    networks: &'a mut [NetworkPlan],
+    option: &str,
+) -> Result<(&'a mut NetworkPlan, PathBuf), Failure> {
     let (id, path) = spec.split();
     let several = networks.len() > 1;
     let network = networks.iter_mut().find(|network| id.map_or(!several, |id| id == network.id)).ok_or_else(|| {
-        let what = id.map_or_else(|| "there are several networks to record".to_owned(), |id| format!("no network is called {id}"));
-        Failure::usage(what).advice("Write --pcap ID=FILE with the id of a --netdev.")
+        let what = id.map_or_else(
+            || format!("there are several networks, and {option} is of one"),
+            |id| format!("no network is called {id}"),
+        );
+        Failure::usage(what).advice(format!("Write {option} ID=FILE with the id of a --netdev."))
     })?;
+    Ok((network, path))
+}
+
+/// Notes where a network listens for commands.
+fn listen(spec: &OfNetwork, networks: &mut [NetworkPlan]) -> Result<(), Failure> {
+    let (network, path) = network_of(spec, networks, "--api-socket")?;
+    if network.api_socket.replace(path).is_some() {
+        return Err(Failure::usage(format!("the network {} has two API sockets", network.id)).advice("Leave one --api-socket out."));
+    }
+    Ok(())
+}
+
+/// Opens a recording of one of the networks.
+fn record(spec: &OfNetwork, networks: &mut [NetworkPlan]) -> Result<(), Failure> {
+    let (network, path) = network_of(spec, networks, "--pcap")?;
     if network.capture.is_some() {
         return Err(Failure::usage(format!("the network {} is recorded twice", network.id)).advice("Leave one --pcap out."));
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use vmm::machine::{Ending, Fault, MachineError, StopSwitch};
 
 use crate::build::Built;
@@ -34,10 +35,20 @@ async fn drive(plan: Plan) -> Result<u8, Failure> {
     console::feed(serial, stop.clone()).map_err(|err| Failure::new("cannot read the console").because_of(&err))?;
     let (running, networks) = built.start()?;
     let mut waiting = tokio::task::spawn_blocking(|| running.wait());
+    let mut ended = JoinSet::new();
+    for network in &networks {
+        let handle = network.handle();
+        ended.spawn(async move { handle.ended().await });
+    }
     let ending = tokio::select! {
         ending = &mut waiting => ending,
         signal = asked.asked() => {
             tracing::info!("ending on {signal}");
+            stop.end(Ending::Stopped);
+            waiting.await
+        }
+        Some(_) = ended.join_next() => {
+            tracing::info!("ending, as a network was told to end");
             stop.end(Ending::Stopped);
             waiting.await
         }

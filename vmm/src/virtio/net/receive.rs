@@ -11,9 +11,10 @@ use netstack::frame::{Checksum, ChunkMut, FrameMeta, FrameMut, MAX_FRAME, Offloa
 use netstack::port::{Egress, Sent};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::{HEADER, STANDARD_MTU, feature, offloads};
+use super::{HEADER, LINK_STATUS, LINK_UP, STANDARD_MTU, feature, offloads};
 use crate::kick::Kick;
 use crate::memory::GuestMemory;
+use crate::virtio::DeviceConfig;
 use crate::virtio::handover::{ActiveQueue, DeviceGone, QueueSlot};
 use crate::virtio::queue::{MAX_CHAIN, QueueError};
 
@@ -26,6 +27,7 @@ const ENOUGH: usize = HEADER + MAX_FRAME;
 #[derive(Debug)]
 pub(super) struct NetEgress {
     slot: QueueSlot,
+    space: DeviceConfig,
     kick: Kick,
     mtu: u16,
     buffers: Buffers,
@@ -43,9 +45,9 @@ enum Room {
 
 impl NetEgress {
     /// Must be called within the runtime that will drive it.
-    pub(super) fn new(slot: QueueSlot, mtu: u16) -> io::Result<Self> {
+    pub(super) fn new(slot: QueueSlot, space: DeviceConfig, mtu: u16) -> io::Result<Self> {
         let kick = Kick::watch(slot.kick())?;
-        Ok(Self { slot, kick, mtu, buffers: Buffers::default(), dropped: 0 })
+        Ok(Self { slot, space, kick, mtu, buffers: Buffers::default(), dropped: 0 })
     }
 
     fn features(&self) -> Option<u64> {
@@ -110,6 +112,14 @@ impl Egress for NetEgress {
                 }
             }
             ready!(self.kick.poll(cx));
+        }
+    }
+
+    fn set_link(&mut self, up: bool) {
+        self.space.write(LINK_STATUS, &(if up { LINK_UP } else { 0 }).to_le_bytes());
+        // A driver that comes later finds it as it is.
+        if let Some(active) = self.slot.peek() {
+            active.health.config_changed();
         }
     }
 

@@ -138,6 +138,23 @@ async fn the_configuration_tells_address_link_and_mtu() {
 }
 
 #[tokio::test]
+async fn a_link_that_goes_down_is_a_change_of_the_configuration() {
+    let (driver, port) = card(MTU);
+    let mut guest = Guest::start(driver, LINUX, 16);
+    let (_ingress, mut egress) = attach(port);
+    egress.flush().unwrap();
+    let generation = |guest: &mut Guest| guest.driver.read::<1>(0x15);
+    let before = generation(&mut guest);
+    guest.driver.write(0x10, 0_u16.to_le_bytes());
+    for (n, up, told) in [(1, false, [0, 0]), (2, true, [1, 0])] {
+        egress.set_link(up);
+        assert_eq!(guest.driver.routes[0].signals(), n, "the driver is told that something has changed");
+        assert_eq!(guest.driver.read::<2>(0x2006), told);
+        assert_ne!(generation(&mut guest), before);
+    }
+}
+
+#[tokio::test]
 async fn a_frame_is_lent_where_the_guest_has_put_it() {
     let (driver, port) = card(MTU);
     let mut guest = Guest::start(driver, LINUX, 16);

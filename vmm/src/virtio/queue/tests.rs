@@ -5,7 +5,14 @@ use crate::virtio::driver::{Driver, DriverQueue, READ, WRITE};
 use crate::virtio::{Parts, feature};
 
 fn driver(features: u64) -> Driver {
-    let parts = Parts { device_type: 1, class: 0, features: 0, requires: &[], config: Vec::new(), queues: Vec::new() };
+    let parts = Parts {
+        device_type: 1,
+        class: 0,
+        features: 0,
+        requires: &[],
+        config: crate::virtio::DeviceConfig::default(),
+        queues: Vec::new(),
+    };
     let mut driver = Driver::new(parts);
     driver.features = features;
     driver

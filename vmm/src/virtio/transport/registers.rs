@@ -15,6 +15,7 @@ mod field {
     pub(super) const CONFIG_VECTOR: u64 = 0x10;
     pub(super) const NUM_QUEUES: u64 = 0x12;
     pub(super) const DEVICE_STATUS: u64 = 0x14;
+    pub(super) const CONFIG_GENERATION: u64 = 0x15;
     pub(super) const QUEUE_SELECT: u64 = 0x16;
     pub(super) const QUEUE_SIZE: u64 = 0x18;
     pub(super) const QUEUE_VECTOR: u64 = 0x1a;
@@ -57,6 +58,7 @@ impl VirtioPci {
         put(field::CONFIG_VECTOR, &self.config_interrupt.vector().to_le_bytes());
         put(field::NUM_QUEUES, &queues.to_le_bytes());
         put(field::DEVICE_STATUS, &[status]);
+        put(field::CONFIG_GENERATION, &[self.parts.config.generation()]);
         put(field::QUEUE_SELECT, &self.queue_select.to_le_bytes());
         // A queue that does not exist has size 0 (section 4.1.4.3).
         if let Some(queue) = self.queues.get(usize::from(self.queue_select)) {

@@ -15,7 +15,7 @@ fn device() -> (Driver, [QueueSlot; 2]) {
         class: 0x00_ff_00,
         features: ONE | TWO,
         requires: &[(ONE, TWO)],
-        config: vec![1, 2, 3],
+        config: vec![1, 2, 3].into(),
         queues: vec![first, second],
     };
     (Driver::new(parts), [first_slot, second_slot])

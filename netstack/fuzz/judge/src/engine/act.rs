@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::addr::MacAddr;
 use netstack::frame::{Checksum, FrameMeta, Gso, GsoKind};
-use netstack::host::sim::{ConnectionId, HOST_V4, Operation, Program, Server};
+use netstack::host::sim::{ConnectionId, HOST_V4, HOST_V6, Operation, Program, Server};
 use netstack::port::PortId;
 use netstack::sim::wire::{self, ACK, Arp, Datagram, FIN, Icmp, RST, SYN, Segment};
 use netstack::time::Duration;
+use netstack::wire::icmp_error::Problem;
 
 use super::hand::Hand;
 use super::scene::{FORWARDED, GATEWAY, Guest, PORTS, Scene, destinations, hosts};
@@ -36,7 +37,8 @@ const INJECT: u8 = 18;
 const DNS: u8 = 19;
 const PLUG: u8 = 20;
 const SOCKETS: u8 = 21;
-const KINDS: u8 = 22;
+const ERROR: u8 = 22;
+const KINDS: u8 = 23;
 
 /// With this bit, what follows from the act waits for the next one, as frames of one batch do.
 const BATCH: u8 = 0x80;
@@ -66,6 +68,7 @@ pub(super) fn play(scene: &mut Scene, script: &mut Script<'_>) {
         INJECT => inject(scene, script),
         DNS => scene.answer_dns(script.piece()),
         PLUG => scene.replug(PORTS[usize::from(script.byte() & 1)]),
+        ERROR => network_error(scene, script),
         _ => scene.host.set_max_sockets(usize::from(script.byte())),
     }
     if act & BATCH == 0 {
@@ -244,6 +247,7 @@ fn datagram(scene: &mut Scene, script: &mut Script<'_>) {
     let segmented = flags & 4 != 0;
     let len = if segmented { len } else { len.min(1472) };
     let packet = Datagram { source, destination, payload: vec![flags; len] }.packet();
+    let packet = if flags & 8 != 0 { wire::with_hop_limit(packet, flags >> 4 & 7) } else { packet };
     let start = 14 + if ip.is_ipv4() { 20 } else { 40 };
     let gso = segmented.then(|| Gso { kind: GsoKind::Udp, size: script.half().max(1), ecn: false });
     let checksum = if segmented { Checksum::Partial { start, offset: 6 } } else { Checksum::Complete };
@@ -263,7 +267,8 @@ fn echo(scene: &mut Scene, script: &mut Script<'_>) {
         rest: [0, flags, 0, kind],
         payload: vec![kind; script.choose(&LENGTHS).min(1400)],
     };
-    scene.input_packet(guest, &icmp.packet(), FrameMeta::default());
+    let packet = if flags & 8 != 0 { wire::with_hop_limit(icmp.packet(), flags >> 4 & 7) } else { icmp.packet() };
+    scene.input_packet(guest, &packet, FrameMeta::default());
 }
 
 fn arp(scene: &mut Scene, script: &mut Script<'_>) {
@@ -385,12 +390,14 @@ fn fragments(scene: &mut Scene, script: &mut Script<'_>) {
 
 /// Calls of the host that fail.
 fn fault(scene: &mut Scene, script: &mut Script<'_>) {
-    use Operation::{Accept, BindDatagram, Connect, OpenService, Peek, ReceiveFrom, Send, SendTo};
-    let operation = script.choose(&[Connect, OpenService, Accept, Send, Peek, BindDatagram, SendTo, ReceiveFrom]);
+    use Operation::{Accept, BindDatagram, Connect, ConnectLocal, OpenPing, OpenService, Peek, ReceiveFrom, Send, SendTo};
+    let operation =
+        script.choose(&[Connect, OpenService, Accept, Send, Peek, BindDatagram, SendTo, ReceiveFrom, OpenPing, ConnectLocal]);
     // EAGAIN, EMFILE, ECONNREFUSED, ENETUNREACH, ENOBUFS, ECONNRESET, EPIPE, EADDRNOTAVAIL, EACCES, EINTR, EMSGSIZE, EHOSTUNREACH.
     let errno = script.choose(&[11, 24, 111, 101, 105, 104, 32, 99, 13, 4, 90, 113]);
     // Nothing that may block is said to without an event that ends it.
-    let errno = if errno == 11 && !matches!(operation, Accept | ReceiveFrom) { 105 } else { errno };
+    // A local socket whose backlog is full is tried again.
+    let errno = if errno == 11 && !matches!(operation, Accept | ReceiveFrom | ConnectLocal) { 105 } else { errno };
     scene.host.fail(operation, errno, usize::from(script.byte() % 4));
 }
 
@@ -447,7 +454,7 @@ fn dial(scene: &mut Scene, script: &mut Script<'_>) {
     };
     scene.next_port += 1;
     let from = SocketAddr::new(from, scene.next_port);
-    let to = if to_v4 { IpAddr::V4(HOST_V4) } else { IpAddr::V6(netstack::host::sim::HOST_V6) };
+    let to = if to_v4 { IpAddr::V4(HOST_V4) } else { IpAddr::V6(HOST_V6) };
     let to = SocketAddr::new(if from.ip().is_loopback() { from.ip() } else { to }, FORWARDED.0);
     let program = [Program::Echo, Program::Source(50_000), Program::Idle, Program::Sink][usize::from(program % 4)];
     if let Ok(id) = scene.host.dial(to, from, &Server::new(program)) {
@@ -475,6 +482,22 @@ fn inject(scene: &mut Scene, script: &mut Script<'_>) {
     } else {
         scene.host.inject_udp(to, from, &data);
     }
+}
+
+/// Somebody tells of an error about something that was sent, or that nobody has sent.
+fn network_error(scene: &mut Scene, script: &mut Script<'_>) {
+    let (flags, kind, code, word) = (script.byte(), script.byte(), script.byte(), script.half());
+    let payload = script.piece();
+    let datagram = scene.host.sent_datagrams().last().map(|sent| (sent.from, sent.to));
+    let echo = scene.host.sent_echoes().last().map(|sent| (sent.from(), SocketAddr::new(sent.to, 0)));
+    let Some((socket, to)) = (if flags & 1 != 0 { echo } else { datagram }) else { return };
+    let problem = if to.is_ipv4() { Problem::of_v4(kind, code, word.into()) } else { Problem::of_v6(kind, code, word.into()) };
+    let Some(problem) = problem else { return };
+    let own = if to.is_ipv4() { HOST_V4.into() } else { HOST_V6.into() };
+    let like = usize::from(to.is_ipv6());
+    let teller = [own, hosts()[like], hosts()[2 + like], to.ip()][usize::from(flags >> 1 & 3)];
+    let to = if flags & 8 != 0 { SocketAddr::new(hosts()[2 + like], to.port()) } else { to };
+    scene.host.inject_error(socket, problem, teller, to, payload);
 }
 
 /// Conversations of every kind.
@@ -517,10 +540,17 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         seeds.push(
             segmented.bytes(&[DNS]).piece(b"an answer").bytes(&[ECHO, 0, 2, 0, 2, ECHO, 0, 3, 0, 2, FRAGMENTS, 0, 3]).finish(),
         );
+        // Pings of the world, with many hops and with few, and errors about them.
+        let pings = [0, 1].iter().fold(scene(flags, sizes, cards, 0), |draft, ip| {
+            [0, 0x18, 0x28, 0x38, 0x48].iter().fold(draft, |draft, hops| {
+                draft.bytes(&[ECHO, *hops, *ip, 0, 2, DATAGRAM, *hops, *ip, 1, 2]).bytes(&[ERROR, 1, 3, 3, 0, 0]).piece(b"quoted")
+            })
+        });
+        seeds.push(pings.bytes(&[ERROR, 2, 11, 0, 0, 0]).piece(b"").bytes(&[FAULT, 8, 8, 1, ECHO, 1, 0, 0, 2, TIME, 6]).finish());
         let inbound =
             scene(flags, sizes, cards, 1).bytes(&[ARP, 4, 15, 2, DIAL, 0, 1]).bytes(&[SEGMENT, 0, SYN | ACK, 0, 0, 0xff, 0xff, 0]);
         seeds.push(inbound.bytes(&ack).bytes(&ack).bytes(&fin).bytes(&[DIAL, 2, 0, DIAL, 1, 0, DIAL, 3, 2, TIME, 6]).finish());
-        let faults = (0..8).fold(scene(flags, sizes, cards, 0), |draft, operation| {
+        let faults = (0..9).fold(scene(flags, sizes, cards, 0), |draft, operation| {
             established(draft.bytes(&[FAULT, operation, 4, 1]), 0, 0).bytes(&[SEND, 0, 2, 1, DATAGRAM, 0, 0, 0, 1])
         });
         seeds.push(faults.bytes(&[SOCKETS, 2, PLUG, 1, AGAIN, 0, 1, 20, 0, 4, AGAIN, 1, 0, 0, 0, 0, PLUG, 1, PLUG, 0]).finish());

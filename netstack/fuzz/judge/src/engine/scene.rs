@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netstack::addr::MacAddr;
-use netstack::config::{Config, Limits, Protocol};
+use netstack::config::{Config, GuestForward, GuestTarget, Limits, Protocol, SmbConfig};
 use netstack::frame::{Chunk, Frame, FrameMeta, Offloads};
 use netstack::gateway::dhcp::DhcpServer;
 use netstack::gateway::dhcp6::Dhcp6Server;
-use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer};
+use netstack::host::sim::{ConnectionId, Program, Server, SimHost, UdpServer, Way};
 use netstack::host::{Host, StreamService};
 use netstack::port::PortId;
 use netstack::sim::card;
+use netstack::sim::fragments::Assembler;
 use netstack::sim::link::TestLink;
 use netstack::sim::wire::{self, ACK, Body, Parsed, SYN};
 use netstack::stack::{Context, DhcpReply, DnsWayBack, Listen, Services, Stack};
@@ -98,6 +99,8 @@ pub(super) struct Scene {
     /// Clients of the forward, as the guest sees them.
     pub(super) clients: Vec<(SocketAddr, ConnectionId)>,
     pub(super) next_port: u16,
+    /// Fragments that guests have got.
+    assemblers: [Assembler; 2],
     limits: Limits,
     mtus: [u16; 2],
     offloads: [Offloads; 2],
@@ -126,10 +129,18 @@ impl Scene {
                 tcp_opening: 3,
                 tcp_held_bytes: 5000,
                 udp_mappings: 4,
+                icmp_mappings: 3,
                 udp_peers: 2,
                 neighbours: 3,
+                reassembly_datagrams: 3,
+                reassembly_bytes: 5000,
+                reassembly_fragments: 10,
                 ..Limits::default()
             };
+        }
+        if sizes & 8 != 0 {
+            config.guest_forwards = guest_forwards();
+            config.smb = Some(SmbConfig { server: Some(Ipv4Addr::new(10, 0, 2, 77)), ..SmbConfig::default() });
         }
         match flags >> 6 {
             1 => config.ipv4 = None,
@@ -171,6 +182,7 @@ impl Scene {
             sent: VecDeque::new(),
             clients: Vec::new(),
             next_port: 1000,
+            assemblers: Default::default(),
             limits: Limits::default(),
             mtus: [mtu; 2],
             offloads: [offloads; 2],
@@ -201,9 +213,18 @@ impl Scene {
             }
         }
         self.host.serve_service(StreamService::Dns, Server::new(Program::Echo));
+        self.host.serve_service(StreamService::GuestForward(1), Server::new(Program::Echo));
+        self.host.serve_local("/run/server", Server::new(Program::Source(100_000)));
         for ip in hosts() {
             self.host.serve_udp(SocketAddr::new(ip, 7), UdpServer::Echo);
+            self.host.serve_udp(SocketAddr::new(ip, 9), UdpServer::Closed);
         }
+        // The hosts of the world are two routers away, the first of which has a narrow link behind it.
+        let [near, far, ..] = hosts();
+        for (ip, routers) in [(near, [[203, 0, 113, 1], [203, 0, 113, 2]].map(IpAddr::from)), (far, ROUTERS_V6.map(IpAddr::V6))] {
+            self.host.lay(ip, Way::direct().router(routers[0], 1300).router(routers[1], 1500));
+        }
+        self.host.set_quoted(1000);
     }
 
     fn forward(&mut self, config: &Config) {
@@ -306,8 +327,9 @@ impl Scene {
     /// Takes frames out of the cards and looks at them.
     fn carry(&mut self) -> bool {
         let mut carried = Vec::new();
-        for card in self.link.cards.values_mut().filter(|card| !card.stalled) {
-            carried.extend(card.frames.drain(..).map(|(frame, meta)| (frame, meta, card.mtu)));
+        for (port, card) in self.link.cards.iter_mut().filter(|(_, card)| !card.stalled) {
+            let at = usize::from(*port != PORTS[0]);
+            carried.extend(card.frames.drain(..).map(|(frame, meta)| (at, frame, meta, card.mtu)));
         }
         let mut busy = !carried.is_empty();
         for (port, card) in &mut self.link.cards {
@@ -319,8 +341,10 @@ impl Scene {
                 }
             }
         }
-        for (frame, meta, mtu) in carried {
+        for (at, frame, meta, mtu) in carried {
             for frame in card::transmit(frame, meta, mtu) {
+                // What comes in fragments is looked at when it is whole.
+                let Some(frame) = self.assemblers[at].add(&frame) else { continue };
                 let parsed = wire::parse(&frame);
                 verdict::judge(&parsed);
                 self.observe(&parsed);
@@ -366,8 +390,17 @@ impl Scene {
         let (flows, mappings) = (self.stack.tcp_flows(), self.stack.udp_mappings());
         assert!(flows <= self.limits.tcp_flows, "{flows} connections");
         assert!(mappings <= self.limits.udp_mappings, "{mappings} mappings");
+        let usage = self.stack.usage();
+        let (datagrams, bytes) = (usage.reassembly_datagrams, usage.reassembly_bytes);
+        assert!(datagrams <= PORTS.len() * self.limits.reassembly_datagrams, "{datagrams} datagrams that are not whole");
+        assert!(bytes <= PORTS.len() * self.limits.reassembly_bytes, "{bytes} bytes of fragments");
         let sockets = self.host.open_sockets();
-        assert!(sockets <= self.listeners + flows + mappings, "{sockets} sockets for {flows} connections and {mappings} mappings");
+        let pings = usage.icmp_mappings;
+        assert!(pings <= self.limits.icmp_mappings, "{pings} mappings of pings");
+        assert!(
+            sockets <= self.listeners + flows + mappings + pings,
+            "{sockets} sockets for {flows} connections, {mappings} mappings and {pings} pings"
+        );
         for hand in &mut self.hands {
             hand.spoilt |= self.spoilt;
             if let Some(id) = hand.connection {
@@ -397,6 +430,8 @@ impl Scene {
         self.judge();
         let left = (self.stack.tcp_flows(), self.stack.udp_mappings(), self.host.open_sockets());
         let flows: Vec<_> = self.stack.flows().collect();
+        let usage = self.stack.usage();
+        assert_eq!((usage.reassembly_datagrams, usage.reassembly_bytes), (0, 0), "fragments are kept for ever");
         assert_eq!(left, (0, 0, self.listeners), "connections, mappings and sockets that nobody needs any more: {flows:?}");
     }
 }
@@ -409,6 +444,20 @@ pub(super) fn hosts() -> [IpAddr; 4] {
         Ipv4Addr::LOCALHOST.into(),
         Ipv6Addr::LOCALHOST.into(),
     ]
+}
+
+/// The routers on the way to the second of them.
+const ROUTERS_V6: [Ipv6Addr; 2] = [Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2)];
+
+/// Servers at an address of the guests' network, at ports where others have theirs too.
+fn guest_forwards() -> Vec<GuestForward> {
+    let targets = [
+        GuestTarget::Unix("/run/server".into()),
+        GuestTarget::Command("cat".to_owned()),
+        GuestTarget::Tcp(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 81)),
+    ];
+    let forward = |(port, target)| GuestForward { server: Some(Ipv4Addr::new(10, 0, 2, 77).into()), port, target };
+    (80..).zip(targets).map(forward).collect()
 }
 
 /// Where a guest sends to.

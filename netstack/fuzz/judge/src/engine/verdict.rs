@@ -41,10 +41,10 @@ fn judge_destination(destination: IpAddr) {
 /// An error quotes what the guest sent, and so the address that the guest knows, not the one that it stands for.
 fn judge_quote(icmp: &Icmp) {
     let quoted = match (icmp.source, icmp.kind) {
-        (IpAddr::V4(_), 3) => {
+        (IpAddr::V4(_), 3 | 11 | 12) => {
             icmp.payload.get(16..20).and_then(|octets| octets.first_chunk()).map(|octets| IpAddr::V4(Ipv4Addr::from(*octets)))
         }
-        (IpAddr::V6(_), 1) => {
+        (IpAddr::V6(_), 1..=4) => {
             icmp.payload.get(24..40).and_then(|octets| octets.first_chunk()).map(|octets| IpAddr::V6(Ipv6Addr::from(*octets)))
         }
         _ => return,

@@ -218,3 +218,12 @@ fn the_pool_begins_where_the_configuration_says_and_leaves_out_the_virtual_hosts
         assert_eq!(link.lease(&Guest::new(1)), first.parse::<Ipv6Addr>().unwrap(), "{options}");
     }
 }
+
+#[test]
+fn the_address_of_a_server_for_guests_is_leased_to_nobody() {
+    let target = crate::config::GuestTarget::Command("cat".to_owned());
+    let forward = crate::config::GuestForward { server: Some(address(0x16).into()), port: 7, target };
+    let mut link = Link::new(|config| config.guest_forwards.push(forward));
+    let leased = [1, 2, 3].map(|number| link.lease(&Guest::new(number)));
+    assert_eq!(leased, [address(0x15), address(0x17), address(0x18)]);
+}

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::story::Story;
+use crate::story::frame::RST;
 use crate::story::guest::{Goes, Guest};
 use crate::story::link::Stream;
 use crate::story::tcp::{Connection, SYN_OPTIONS};
@@ -62,7 +63,8 @@ fn its_host(guest: &mut Guest<'_>) -> Goes {
     guest.send(&frame);
     guest.hear_icmp("echo reply of the forward's host")?;
     let closed = guest.name(SocketAddr::new(SERVER.into(), 8), "closed port");
-    Connection::syn(guest, 40_000, closed, &SYN_OPTIONS).hear_reset(guest)?;
+    let connection = Connection::syn(guest, 40_000, closed, &SYN_OPTIONS);
+    connection.hear(guest, "RST of a port that is not forwarded", |segment| segment.has(RST))?;
     Ok(())
 }
 

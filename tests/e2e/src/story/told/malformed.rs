@@ -8,6 +8,7 @@ use dhcproto::v4::MessageType;
 
 use crate::story::Story;
 use crate::story::dhcp::Client;
+use crate::story::fragments::header_checksum;
 use crate::story::frame::{ACK, Arp, BROADCAST, Body, Datagram, Icmp, PSH, RST, SYN, Segment, Told, URG, mend_checksums};
 use crate::story::guest::{DNS, GATEWAY, GATEWAY6, Goes, Guest};
 use crate::story::link::{Datagrams, Stream};
@@ -281,14 +282,9 @@ fn cut(frame: &[u8], id: u16, pieces: &[(usize, usize, bool)]) -> Vec<Vec<u8>> {
     pieces.iter().map(piece).collect()
 }
 
-fn header_checksum(header: &[u8]) -> u16 {
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    !((sum & 0xffff) + (sum >> 16)) as u16
-}
-
 fn fragments(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
-    let server = guest.serve_datagrams(false, Datagrams::Silent);
+    let server = guest.serve_datagrams(false, Datagrams::Echo);
     let whole = guest.datagram_frame(5000, server, &[0xaa; 2000]);
     let orders: [&[(usize, usize, bool)]; 4] = [
         &[(0, 1000, true), (1000, 1008, false)],
@@ -317,7 +313,7 @@ fn oversize(guest: &mut Guest<'_>) -> Goes {
 fn fragments6(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
     guest.arrive6()?;
-    let server = guest.serve_datagrams(true, Datagrams::Silent);
+    let server = guest.serve_datagrams(true, Datagrams::Echo);
     let whole = guest.datagram_frame(5000, server, b"sixteen bytes...");
     // A fragment header (44) before UDP: offset and flag.
     for place in [0_u16, 1, 0xfff8] {

@@ -15,6 +15,7 @@ pub(super) const STORIES: &[Story] = &[
     Story::new("udp/no-checksum", "a datagram whose sender did not make a checksum is good", no_checksum),
     Story::new("udp/silent-server", "a server that does not answer", silent),
     Story::new("udp/closed-port", "a port of the host at which nobody listens", closed_port),
+    Story::new("udp/closed-port-v6", "a port of the host at which nobody listens in IPv6", closed_port6),
     Story::new("udp/one-socket-two-servers", "a guest's socket talks to two servers, and each answer is that of its server", two),
     Story::new("udp/stranger", "who was never sent anything does not reach the guest", stranger),
     Story::new(
@@ -88,7 +89,15 @@ fn closed_port(guest: &mut Guest<'_>) -> Goes {
     guest.arrive()?;
     let server = guest.serve_datagrams(false, Datagrams::Closed);
     guest.datagram(5000, server, b"hello?");
-    guest.hear_nothing("answer of a closed port");
+    guest.hear_icmp("answer of a closed port")?;
+    Ok(())
+}
+
+fn closed_port6(guest: &mut Guest<'_>) -> Goes {
+    guest.arrive6()?;
+    let server = guest.serve_datagrams(true, Datagrams::Closed);
+    guest.datagram(5000, server, b"hello?");
+    guest.hear_icmp("answer of a closed port in IPv6")?;
     Ok(())
 }
 

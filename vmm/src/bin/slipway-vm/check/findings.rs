@@ -1,12 +1,11 @@
 //! The things that are looked at, one function each.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kvm_ioctls::{Cap, Kvm};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::{Finding, State};
+use netstack::program::check::{self, Finding, State};
 
 /// What the name of the finding is without which no machine runs.
 const ESSENTIAL: &str = "KVM";
@@ -18,17 +17,10 @@ const UDP_GRO: libc::c_int = 104;
 
 /// Everything.
 pub(super) fn all() -> Vec<Finding> {
-    let settings = Settings(PathBuf::from("/proc/sys"));
-    vec![
-        kvm(),
-        kvm_kind(Path::new("/sys/module")),
-        kvm_features(),
-        user_namespaces(&settings),
-        ping(&settings),
-        tun(),
-        relay(),
-        datagrams(),
-    ]
+    let mut all = vec![kvm(), kvm_kind(Path::new("/sys/module")), kvm_features()];
+    all.extend(check::findings());
+    all.extend([relay(), datagrams()]);
+    all
 }
 
 /// Whether no machine can run without it.
@@ -89,75 +81,6 @@ fn kvm_features() -> Finding {
     }
 }
 
-/// Settings of the running kernel.
-struct Settings(PathBuf);
-
-impl Settings {
-    fn text(&self, setting: &str) -> Option<String> {
-        fs::read_to_string(self.0.join(setting)).ok()
-    }
-
-    fn number(&self, setting: &str) -> Option<i64> {
-        self.text(setting)?.trim().parse().ok()
-    }
-}
-
-fn user_namespaces(settings: &Settings) -> Finding {
-    let name = "user namespaces";
-    let forbidden = [
-        ("kernel/unprivileged_userns_clone", 0, "kernel.unprivileged_userns_clone", "1"),
-        ("user/max_user_namespaces", 0, "user.max_user_namespaces", "15000"),
-        ("kernel/apparmor_restrict_unprivileged_userns", 1, "kernel.apparmor_restrict_unprivileged_userns", "0"),
-    ];
-    for (file, bad, setting, value) in forbidden {
-        if settings.number(file) == Some(bad) {
-            return Finding::lacking(
-                name,
-                State::Limited,
-                format!("{setting} is {bad}, so only root may make them; virtual machines need none, `slipway shell` does"),
-                format!("As root: `sysctl -w {setting}={value}`."),
-            );
-        }
-    }
-    if settings.number("user/max_user_namespaces").is_none() {
-        return Finding::lacking(name, State::Limited, "this kernel has none", "Only a kernel with CONFIG_USER_NS helps.");
-    }
-    Finding::good(name, "allowed")
-}
-
-fn ping(settings: &Settings) -> Finding {
-    let name = "ping sockets";
-    let setting = "net.ipv4.ping_group_range";
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(rustix::net::ipproto::ICMP));
-    if socket.is_ok() {
-        return Finding::good(name, "allowed: guests can ping the world");
-    }
-    let range = settings.text("net/ipv4/ping_group_range").unwrap_or_default();
-    let range = range.split_whitespace().collect::<Vec<_>>().join(" to ");
-    Finding::lacking(
-        name,
-        State::Limited,
-        format!("{setting} is {range}, without a group of this user: guests can ping only the gateway"),
-        format!("As root: `sysctl -w {setting}='0 2147483647'`."),
-    )
-}
-
-fn tun() -> Finding {
-    let (name, path) = ("taps", "/dev/net/tun");
-    match fs::OpenOptions::new().read(true).write(true).open(path) {
-        Ok(_) => Finding::good(name, format!("{path} can be opened")),
-        Err(err) => Finding::lacking(
-            name,
-            State::Limited,
-            format!(
-                "{path} cannot be opened: {}; virtual machines need none, `slipway shell` does",
-                netstack::program::failure::plain(&err.to_string())
-            ),
-            format!("As root: `modprobe tun` and `chmod 0666 {path}`."),
-        ),
-    }
-}
-
 /// Whether what a TCP socket has received can be looked at from an offset on.
 fn relay() -> Finding {
     let name = "TCP relay";
@@ -204,30 +127,9 @@ fn has_option(kind: SocketType, level: libc::c_int, option: libc::c_int) -> bool
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-
-    fn settings(files: &[(&str, &str)]) -> (tempfile::TempDir, Settings) {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, value) in files {
-            let path = dir.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, value).unwrap();
-        }
-        let settings = Settings(dir.path().to_owned());
-        (dir, settings)
-    }
-
-    #[test]
-    fn a_setting_that_forbids_user_namespaces_is_named() {
-        let (_dir, allowed) = settings(&[("user/max_user_namespaces", "15000\n"), ("kernel/unprivileged_userns_clone", "1")]);
-        assert_eq!(user_namespaces(&allowed).state, State::Good);
-        let (_dir, forbidden) = settings(&[("user/max_user_namespaces", "0\n")]);
-        let finding = user_namespaces(&forbidden);
-        assert_eq!(finding.state, State::Limited);
-        assert!(finding.remedy.unwrap().contains("sysctl -w user.max_user_namespaces=15000"));
-        let (_dir, none) = settings(&[]);
-        assert_eq!(user_namespaces(&none).state, State::Limited);
-    }
 
     #[test]
     fn the_kind_of_virtualisation_is_told() {
