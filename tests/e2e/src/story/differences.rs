@@ -141,6 +141,12 @@ pub const KNOWN: &[Known] = &[
         slipway: "nothing",
         why: "a DHCP message that ends within its header or its options is dropped; libslirp takes what follows it in memory for a part of it",
     },
+    Known {
+        what: "DHCPv6*: told",
+        libslirp: "nothing",
+        slipway: "*",
+        why: "libslirp's DHCPv6 only informs; here guests get addresses too (RFC 8415), and whoever asks is answered",
+    },
     // ARP and neighbour discovery.
     Known {
         what: "answer to what makes no sense: told",
@@ -159,6 +165,12 @@ pub const KNOWN: &[Known] = &[
         libslirp: "absent",
         slipway: "00 00 00 00 05 dc",
         why: "guests learn the MTU of their link (RFC 4861 section 4.6.4)",
+    },
+    Known {
+        what: "router advertisement: option 3",
+        libslirp: "7e c0 *",
+        slipway: "7e 80 *",
+        why: "guests make no address out of a prefix that has not 64 bits (RFC 4862 section 5.5.3), and are not told to",
     },
     Known {
         what: "router advertisement: flags",
