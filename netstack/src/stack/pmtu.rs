@@ -74,7 +74,7 @@ mod tests {
     }
 
     fn segment_v6() -> Vec<u8> {
-        let mut header = vec![0; 40];
+        let mut header = [0; 40];
         (header[0], header[6], header[7]) = (0x60, 6, 64);
         (header[8], header[24], header[39]) = (0x20, 0xfe, 15);
         [&header[..], &[0, 80, 0xc3, 0x50, 0, 0, 0x10, 0]].concat()

@@ -95,13 +95,13 @@ impl Scene {
             // No fragment at all, or one that is whole: another matter.
             return;
         }
-        self.expect((v6, id), number, place, piece, more);
+        self.expect((v6, id), number, place, &piece, more);
         self.world.give_packet(&bytes);
         self.check();
     }
 
     /// What the model makes of a fragment.
-    fn expect(&mut self, key: (bool, u32), number: usize, from: usize, piece: Vec<u8>, more: bool) {
+    fn expect(&mut self, key: (bool, u32), number: usize, from: usize, piece: &[u8], more: bool) {
         let end = from + piece.len();
         // In IPv6 a first fragment has all headers.
         let incomplete = key.0 && from == 0 && piece.len() < 8;
@@ -114,7 +114,7 @@ impl Scene {
             self.models.remove(&key);
         }
         let model = self.models.entry(key).or_insert_with(|| Model::new(now));
-        let Some(whole) = model.add(from, &piece, more, if key.0 { 65_535 } else { 65_515 }) else { return };
+        let Some(whole) = model.add(from, piece, more, if key.0 { 65_535 } else { 65_515 }) else { return };
         self.models.remove(&key);
         // The pieces may be of two datagrams: then the checksum tells, or it does not.
         let source = self.world.station().like(server(number).ip());
