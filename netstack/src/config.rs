@@ -225,7 +225,7 @@ pub struct Limits {
     pub icmp_errors_per_second: u32,
     /// TFTP transfers, until the server has closed them.
     pub tftp_transfers: usize,
-    /// Connections to the HTTP server.
+    /// Connections to the HTTP server. A further one is reset, and counted as `tcp_limit_host`.
     pub http_connections: usize,
     /// Stations whose addresses are remembered.
     pub neighbours: usize,

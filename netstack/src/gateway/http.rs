@@ -59,9 +59,11 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// When there are too many connections, or `stream` cannot be used. It is then closed.
+    /// When there are too many connections ([`io::ErrorKind::WouldBlock`]), or `stream` cannot be used. It is then closed.
     pub fn stream(&self, stream: UnixStream, guest: SocketAddr) -> io::Result<()> {
-        let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        let permit = Arc::clone(&self.connections).try_acquire_owned();
+        // EAGAIN: the guest is reset, and the refusal counted as one for want of resources.
+        let permit = permit.map_err(|_| io::Error::from_raw_os_error(libc::EAGAIN))?;
         let stream = {
             let _inside = self.runtime.enter();
             tokio::net::UnixStream::from_std(stream)?

@@ -87,7 +87,7 @@ impl Client {
                     let value = |name: &str| texts.chunks(2).find(|pair| pair[0].eq_ignore_ascii_case(name))?.get(1)?.parse().ok();
                     block = value("blksize").unwrap_or(block);
                     window = value("windowsize").unwrap_or(window);
-                    let as_wished = block == usize::from(wish.block) && wish.window.is_none_or(|wish| window == usize::from(wish));
+                    let as_wished = block == usize::from(wish.block) && window <= wish.window.map_or(1, usize::from);
                     ensure!(as_wished, "granted are blocks of {block} bytes, {window} at a time");
                     self.acknowledge(server, 0)?;
                 }
