@@ -70,7 +70,9 @@ impl TftpServer {
     }
 
     fn request(&mut self, host: &mut SimHost, now: Duration, client: SocketAddr, request: &[u8]) {
-        let texts: Vec<_> = request[2..].split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+        // Stories without a TFTP server send to its port too.
+        let Some(request) = request.strip_prefix(&[0, 1]) else { return };
+        let texts: Vec<_> = request.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect();
         let from = SocketAddr::new(SERVER.ip(), FIRST_PORT + self.ports);
         self.ports += 1;
         let name = texts[0].trim_start_matches('/');
