@@ -200,8 +200,11 @@ fn too_big(guest: &mut Guest<'_>, ipv6: bool) -> Goes {
     Ok(())
 }
 
-/// The frame of an echo request of the gateway, with these headers before the message: number, and what follows the next header's number.
-fn with_headers(guest: &Guest<'_>, chain: &[(u8, &[u8])], message: &[u8]) -> Vec<u8> {
+/// A header: its number, and what follows the next header's number.
+type Header<'a> = (u8, &'a [u8]);
+
+/// The frame of an echo request of the gateway, with these headers before the message.
+fn with_headers(guest: &Guest<'_>, chain: &[Header<'_>], message: &[u8]) -> Vec<u8> {
     let plain = guest.echo_frame(GATEWAY6.into(), 7, 7, message);
     let mut frame = plain[..54].to_vec();
     let numbers: Vec<u8> = chain.iter().map(|(number, _)| *number).chain([58]).collect();
@@ -216,16 +219,13 @@ fn with_headers(guest: &Guest<'_>, chain: &[(u8, &[u8])], message: &[u8]) -> Vec
     frame
 }
 
-/// Extension headers: the number of each, and what follows its first byte.
-type Chain<'a> = &'a [(u8, &'a [u8])];
-
 fn headers6(guest: &mut Guest<'_>) -> Goes {
     const PADDING: &[u8] = &[0, 1, 4, 0, 0, 0, 0];
     guest.arrive6()?;
     let passed = with_headers(guest, &[(0, &[0, 5, 2, 0, 0, 1, 0]), (60, PADDING), (43, &[0, 0, 0, 0, 0, 0, 0])], b"passed");
     guest.send(&passed);
     guest.hear_icmp("echo reply to what was passed")?;
-    let refused: [(&str, Chain<'_>); 4] = [
+    let refused: [(&str, &[Header<'_>]); 4] = [
         ("a route that is not over", &[(43, &[0, 0, 1, 0, 0, 0, 0])]),
         ("a header that is not known", &[(60, PADDING), (139, PADDING)]),
         ("options in the wrong place", &[(60, PADDING), (0, PADDING)]),
