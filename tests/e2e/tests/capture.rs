@@ -33,8 +33,10 @@ fn live_a_little(guest: &mut Guest) {
         guest.succeed(&format!("e2e-guest datagrams {} 1000 5", seen_by_guests(echo.address)));
         transfer(guest, ip, BYTES);
     }
-    // In fragments, which are not relayed.
-    guest.run("ping -n -c 1 -W 1 -s 4000 10.0.2.2").failure();
+    // In fragments.
+    guest.succeed("ping -n -c 1 -W 1 -s 4000 10.0.2.2");
+    // To everybody on the link, which is not passed on.
+    guest.succeed("echo hello | socat -u - UDP-DATAGRAM:10.0.2.255:9,broadcast");
 }
 
 /// So many bytes up, and then so many down.
@@ -77,7 +79,7 @@ fn tshark_believes_every_frame_of_a_recording() {
         "tcp && ip && frame.len > 10000 && frame.packet_flags_direction == 1 && frame.comment contains \"gso=tcp4:\"",
         "tcp && ip && frame.len > 10000 && frame.packet_flags_direction == 2 && frame.comment contains \"gso=tcp4:\"",
         "tcp && ipv6 && frame.len > 10000 && frame.packet_flags_direction == 2 && frame.comment contains \"gso=tcp6:\"",
-        "frame.comment contains \"drop=fragment\" && frame.packet_flags_direction == 1",
+        "frame.comment contains \"drop=destination\" && frame.packet_flags_direction == 1",
         "frame.interface_name == \"tap0\"",
     ] {
         assert!(tshark::count(&file, expected) > 0, "{expected}");
@@ -105,7 +107,7 @@ fn a_filter_chooses_what_is_recorded() {
     let guest = recorded(&["--pcap-filter", "tcp port 53 or drops", "--pcap-snaplen", "64"]);
     let file = guest.directory().join("net.pcapng");
     assert!(tshark::count(&file, "tcp.port == 53") > 3);
-    assert!(tshark::count(&file, "frame.comment contains \"drop=fragment\"") > 0);
+    assert!(tshark::count(&file, "frame.comment contains \"drop=destination\"") > 0);
     assert_eq!(tshark::count(&file, "!(tcp.port == 53 || frame.comment contains \"drop=\")"), 0);
     assert_eq!(tshark::count(&file, "frame.cap_len > 64"), 0);
 }

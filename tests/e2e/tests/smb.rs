@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use e2e::PATIENCE;
@@ -61,6 +61,13 @@ fn servers(slipway: u32) -> Vec<u32> {
         assert!(Instant::now() < deadline, "no smbd was started");
         std::thread::yield_now();
     }
+}
+
+/// The daemons that were given the configuration in this directory.
+fn daemons(private: &Path) -> Vec<u32> {
+    let configuration = format!("--configfile={}/smb.conf", private.display());
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    processes.filter(|pid| words(*pid).contains(&configuration)).collect()
 }
 
 #[test]
@@ -128,6 +135,10 @@ fn nothing_stays_behind_whether_slipway_ends_well_or_not() {
         let private = private_directory(slipway);
         assert_eq!(private.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert!(private.join("smb.conf").is_file());
+        // For listing shares, smbd starts daemons that make themselves independent of it.
+        guest.succeed("smbclient -s /dev/null -N -g -L 10.0.2.4");
+        let daemons = daemons(&private);
+        assert!(!daemons.is_empty());
         // A connection that stays open.
         guest.background("{ echo ready; exec socat -u TCP:10.0.2.4:445 -; }");
         let servers = servers(slipway);
@@ -137,8 +148,8 @@ fn nothing_stays_behind_whether_slipway_ends_well_or_not() {
             guest.leave();
             assert!(!private.exists(), "gone before slipway is");
         }
-        for server in servers {
-            until_gone(server);
+        for process in servers.into_iter().chain(daemons) {
+            until_gone(process);
         }
         until_removed(&private);
         assert!(share.path().join("from-host").exists(), "what is shared is not touched");

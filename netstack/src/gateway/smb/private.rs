@@ -17,9 +17,16 @@ use crate::host::child;
 /// The longest path that a directory is made in, in bytes: `smbd` has sockets below, whose paths have 107 at most (unix(7)).
 const LONGEST_BASE: usize = 48;
 
-/// Removes the directory `$1` at the end of its input. Servers that end at the same moment may write once more, so it looks again.
+/// At the end of its input, ends the daemons that `smbd` has left behind and removes the directory `$1`. For listing shares `smbd` starts
+/// samba-dcerpcd(8), which makes itself independent of it; all that ties it to us is the configuration that it was given. Whoever ends
+/// at the same moment may write once more, so it looks again.
 const WATCH: &str = "trap '' HUP INT QUIT TERM; read -r _; \
-    for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- \"$1\"; [ -e \"$1\" ] || exit 0; sleep 0.3; done";
+    for _ in 1 2 3 4 5 6 7 8 9 10; do \
+        for found in $(grep -lsF -e \"--configfile=$1/\" /proc/[0-9]*/cmdline); do \
+            pid=${found#/proc/}; kill \"${pid%/cmdline}\"; \
+        done; \
+        rm -rf -- \"$1\"; [ -e \"$1\" ] || exit 0; sleep 0.3; \
+    done";
 
 /// The directory.
 #[derive(Debug)]
@@ -51,14 +58,9 @@ impl PrivateDirectory {
 }
 
 impl Drop for PrivateDirectory {
-    /// Removes it. The watcher goes only then, so there is no moment in which nobody would.
+    /// Has the watcher remove it, as it would if we were killed, so that there is one way for this to end.
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(self.directory.path()) {
-            tracing::debug!(%error, "the private directory of smbd is left to others");
-            drop(self.watcher.stdin.take());
-        } else {
-            let _ = self.watcher.kill();
-        }
+        drop(self.watcher.stdin.take());
         let _ = self.watcher.wait();
     }
 }
@@ -98,6 +100,17 @@ mod tests {
         std::fs::write(path.join("below/file"), "x").unwrap();
         drop(private);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn daemons_that_were_left_behind_end_with_it() {
+        let private = PrivateDirectory::new().unwrap();
+        let path = private.path().to_owned();
+        let told = format!("--configfile={}/smb.conf", path.display());
+        let mut daemon = Command::new("/bin/sh").args(["-c", "read -r _", "sh", &told]).stdin(Stdio::piped()).spawn().unwrap();
+        drop(private);
+        assert!(!path.exists());
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&daemon.wait().unwrap()), Some(15));
     }
 
     #[test]
