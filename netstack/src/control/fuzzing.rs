@@ -16,7 +16,7 @@ use super::api::request::{BadRequest, Reader};
 ///
 /// When it is none, or longer than `limit`.
 pub fn read(pieces: &[&[u8]], limit: usize) -> Result<(String, Value), BadRequest> {
-    let mut stream = Pieces(pieces.iter());
+    let mut stream = Pieces { piece: &[], more: pieces.iter() };
     let mut reader = Reader::new(limit);
     let reading = std::pin::pin!(reader.read(&mut stream));
     match reading.poll(&mut Context::from_waker(Waker::noop())) {
@@ -30,13 +30,20 @@ pub fn understand(name: &str, arguments: Value) -> Option<Result<Value, Refused>
     super::understand(name, arguments)
 }
 
-struct Pieces<'a>(std::slice::Iter<'a, &'a [u8]>);
+/// What is left of the piece at hand, and those behind it: never two in one reading.
+struct Pieces<'a> {
+    piece: &'a [u8],
+    more: std::slice::Iter<'a, &'a [u8]>,
+}
 
 impl AsyncRead for Pieces<'_> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(piece) = self.0.next() {
-            buffer.put_slice(piece);
+        if self.piece.is_empty() {
+            self.piece = self.more.next().copied().unwrap_or_default();
         }
+        let (now, later) = self.piece.split_at(self.piece.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        self.piece = later;
         Poll::Ready(Ok(()))
     }
 }
