@@ -1,7 +1,7 @@
 //! The guests' SMB server: Samba's `smbd`, started for each connection as inetd would.
 //!
 //! It serves one directory, as `qemu`, to guests without a password, and acts with the rights of whoever runs us. Everything that it
-//! writes beside that lies in a [private directory](private), which is removed at the end, whatever the end was.
+//! writes beside that lies in a private directory (`private`), which is removed at the end, whatever the end was.
 //!
 //! `smbd` wants to see addresses at both ends of its standard input (it gives up on AF_UNIX), so that is a TCP connection over the
 //! loopback which is made for it alone and was never open to others.

@@ -9,15 +9,15 @@
 //!       ◄─ gateway:P ───         ◄──────────── blocks ────────── port P       ┴ async-tftp ── Reader ── file
 //! ```
 //!
-//! - A guest's request is read here ([`message`]) and refused here if it is not sound. What the server gets is a request of our own,
-//!   whose "file name" is a random key of 128 bits, good once, and from the address of the transfer's socket only ([`ticket`]). The name
-//!   that the guest sent goes to the [`reader`] past the sockets. Whoever else sends to the server has no key and gets an error.
+//! - A guest's request is read here (`message`) and refused here if it is not sound. What the server gets is a request of our own,
+//!   whose "file name" is a random key of 128 bits, good once, and from the address of the transfer's socket only (`ticket`). The name
+//!   that the guest sent goes to the `reader` past the sockets. Whoever else sends to the server has no key and gets an error.
 //! - The server answers from a port that it chooses (its transfer identifier). Anybody on the host can send to the transfer's socket, so
 //!   the answer must prove that it is the server's: our request always asks for the length of the file (`tsize`), and as that the server
 //!   tells a random number of 64 bits, which only it and we know. The answer that has it is the server's, and from then on the transfer
 //!   is with that port alone, in both directions. The guest is told the true length, and only what it has asked for; if it has asked
 //!   for nothing, the answer is acknowledged in its name, and it gets the first block, as RFC 1350 has it.
-//! - When the server has closed its port, whoever gets it next must not hear the guest: the [`reader`] is dropped after the port is
+//! - When the server has closed its port, whoever gets it next must not hear the guest: the `reader` is dropped after the port is
 //!   closed, which marks the ticket, and the engine looks at it before every datagram that it passes on.
 //!
 //! Memory is bounded: a window is as large as the transfer's socket can hold, so none of it is lost on the way, and there are as many
