@@ -10,10 +10,11 @@
 //! | [`frame`] | frames, and the checksums and segmentation that they still want |
 //! | [`port`] | where frames come from: taps, sockets, memory |
 //! | [`switch`] | joins several ports on one link |
-//! | [`stack`] | the sans-IO core: ARP, neighbour discovery, ICMP, UDP, TCP |
-//! | [`gateway`] | the services at the virtual addresses: DHCP, DNS, SMB, commands, and [hooks](gateway::hook) of yours |
+//! | [`stack`] | the sans-IO core: ARP, neighbour discovery, fragments, ICMP, UDP, TCP |
+//! | [`gateway`] | the services at the virtual addresses: DHCP, DHCPv6, DNS, TFTP, HTTP, SMB, commands, and [hooks](gateway::hook) of yours |
 //! | [`host`] | sockets, as the stack asks for them: the kernel's, or simulated ones |
 //! | [`engine`] | the async shell that drives all of this |
+//! | [`control`] | asking a running network, and changing it: one model for the library, the JSON API and `slipway ctl` |
 //! | [`capture`] | recording what goes over the link while it does |
 //! | [`pcap`] | capture files, and what we write into their comments |
 //! | [`replay`] | playing recordings again, and naming what differs |
