@@ -16,8 +16,11 @@ use super::figure::{Asked, Figure};
 use crate::bench::cell::Cell;
 use crate::bench::stack::Stack;
 
-/// Commands by the second.
+/// Commands by the second, of all who ask together.
 const RATE: u32 = 1000;
+
+/// How many ask at once. One alone waits for an answer before the next command, and so measures the longest answers.
+const ASKERS: u32 = 4;
 
 /// The API of a network.
 #[derive(Debug, Clone)]
@@ -64,23 +67,30 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Figure>> {
 fn while_asked<T>(api: &Api, something: impl FnOnce() -> Result<T>) -> Result<(T, u32, f64)> {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let asking = scope.spawn(|| -> Result<(u32, f64)> {
-            let begun = Instant::now();
-            let mut answered = 0;
-            while !done.load(Ordering::Relaxed) {
-                let due = begun + Duration::from_secs(1) / RATE * answered;
-                thread::sleep(due.saturating_duration_since(Instant::now()));
-                // What people and programs ask most.
-                let what = ["\"list_hostfwd\"", "\"counters\"", "\"info\"", "\"flows\""][answered as usize % 4];
-                let answer = api.ask(what)?;
-                anyhow::ensure!(answer.get("error").is_none(), "{answer}");
-                answered += 1;
-            }
-            Ok((answered, begun.elapsed().as_secs_f64()))
-        });
+        let begun = Instant::now();
+        let asking: Vec<_> = (0..ASKERS).map(|_| scope.spawn(|| ask_steadily(api, &done))).collect();
         let outcome = something();
         done.store(true, Ordering::Relaxed);
-        let (answered, seconds) = asking.join().map_err(|_| anyhow::anyhow!("who asks has panicked"))??;
-        Ok((outcome?, answered, seconds))
+        let mut answered = 0;
+        for asker in asking {
+            answered += asker.join().map_err(|_| anyhow::anyhow!("who asks has panicked"))??;
+        }
+        Ok((outcome?, answered, begun.elapsed().as_secs_f64()))
     })
+}
+
+/// Asks, at a share of the rate, until it is done. Returns how many commands were answered.
+fn ask_steadily(api: &Api, done: &AtomicBool) -> Result<u32> {
+    let begun = Instant::now();
+    let mut answered = 0;
+    while !done.load(Ordering::Relaxed) {
+        let due = begun + Duration::from_secs(1) / (RATE / ASKERS) * answered;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        // What people and programs ask most.
+        let what = ["\"list_hostfwd\"", "\"counters\"", "\"info\"", "\"flows\""][answered as usize % 4];
+        let answer = api.ask(what)?;
+        anyhow::ensure!(answer.get("error").is_none(), "{answer}");
+        answered += 1;
+    }
+    Ok(answered)
 }
