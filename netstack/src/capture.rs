@@ -32,6 +32,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 pub use self::filter::{Filter, FilterError};
 pub use self::output::Opened;
 pub use self::recorder::{Ending, PortInfo, Recorder, Tally};
@@ -137,11 +139,11 @@ pub enum CaptureError {
 }
 
 /// A capture of an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CaptureId(pub u64);
 
 /// How a capture is getting on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureInfo {
     /// Which one.
     pub id: CaptureId,

@@ -279,3 +279,10 @@ pub trait Host: fmt::Debug {
     /// Ends a stream with a reset: what is queued is thrown away, and the peer learns it.
     fn reset(&mut self, stream: SocketId);
 }
+
+/// What [`Host::receive_from`] tells of an error of a datagram socket. What is not about there being nothing is about something that was
+/// sent before, and what has arrived waits behind it.
+fn not_received(error: &io::Error) -> io::Error {
+    let nothing = error.kind() == io::ErrorKind::WouldBlock;
+    if nothing { io::ErrorKind::WouldBlock } else { io::ErrorKind::Interrupted }.into()
+}

@@ -5,10 +5,10 @@ mod forwards;
 mod guests;
 mod network;
 
-pub use self::captures::{CaptureEntry, CaptureTable, ListCaptures, StartCapture, Started, StopCapture};
+pub use self::captures::{CaptureTable, ListCaptures, StartCapture, Started, StopCapture};
 pub use self::forwards::{AddHostfwd, Added, Hostfwd, HostfwdProtocol, Hostfwds, ListHostfwd, RemoveHostfwd};
 pub use self::guests::{LeaseEntry, LeaseTable, ListLeases, ListPorts, PortEntry, PortTable, SetLink};
 pub use self::network::{
-    CachedAnswer, CounterValues, Dns, DnsCounts, DnsServer, Flows, GetCounters, GetDns, GetInfo, GuestName, Info, Ipv4Info,
-    Ipv6Info, ListFlows, Shutdown, TcpFlow, UdpFlow,
+    CachedAnswer, CounterValues, Dns, DnsServer, Flows, GetCounters, GetDns, GetInfo, GuestName, Info, Ipv4Info, Ipv6Info,
+    ListFlows, Shutdown, TcpFlow, UdpFlow,
 };

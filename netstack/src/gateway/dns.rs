@@ -39,6 +39,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
+use serde::{Deserialize, Serialize};
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -101,7 +102,7 @@ pub struct DnsHandle {
 }
 
 /// What the service has done since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsStats {
     /// Messages that were no queries and got no answer.
     pub dropped: u64,

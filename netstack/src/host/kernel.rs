@@ -21,7 +21,8 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    DatagramError, Event, Family, Host, Received, SendOptions, SendRoom, SocketId, StreamService, Token, socket_file, sys,
+    DatagramError, Event, Family, Host, Received, SendOptions, SendRoom, SocketId, StreamService, Token, not_received, socket_file,
+    sys,
 };
 use crate::frame::{Chunk, ChunkMut};
 
@@ -452,11 +453,7 @@ impl Host for KernelHost {
 
     fn receive_from(&mut self, socket: SocketId, into: &mut [ChunkMut<'_>]) -> io::Result<Received> {
         let fd = self.fd(socket)?;
-        regardless_of_the_past(|| sys::receive_from(fd, into)).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => error,
-            // One more that is about the past.
-            _ => io::ErrorKind::Interrupted.into(),
-        })
+        regardless_of_the_past(|| sys::receive_from(fd, into)).map_err(|error| not_received(&error))
     }
 
     fn take_datagram_error(&mut self, socket: SocketId, payload: &mut [u8]) -> Option<DatagramError> {

@@ -29,7 +29,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatagramError, Event, Family, Host, Received, SendOptions, SendRoom, SocketId, StreamService, Teller, Token};
+use super::{
+    DatagramError, Event, Family, Host, Received, SendOptions, SendRoom, SocketId, StreamService, Teller, Token, not_received,
+};
 use crate::frame::{Chunk, ChunkMut};
 use crate::time::Instant;
 
@@ -597,7 +599,7 @@ impl Host for SimHost {
 
     fn receive_from(&mut self, socket: SocketId, into: &mut [ChunkMut<'_>]) -> io::Result<Received> {
         self.calls.receive_from += 1;
-        self.check_fault(Operation::ReceiveFrom)?;
+        self.check_fault(Operation::ReceiveFrom).map_err(|error| not_received(&error))?;
         self.receive_datagrams(socket, into)
     }
 

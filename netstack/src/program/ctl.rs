@@ -10,11 +10,12 @@ use comfy_table::{CellAlignment, Table};
 use crate::config::HostForward;
 use crate::control::client::{CallError, Client};
 use crate::control::{
-    AddHostfwd, CaptureTable, Command, CounterValues, Dns, DnsCounts, Flows, GetCounters, GetDns, GetInfo, Hostfwd,
-    HostfwdProtocol, Hostfwds, Info, LeaseTable, ListCaptures, ListFlows, ListHostfwd, ListLeases, ListPorts, PortTable,
-    RemoveHostfwd, SetLink, Shutdown, StartCapture, StopCapture,
+    AddHostfwd, CaptureTable, Command, CounterValues, Dns, Flows, GetCounters, GetDns, GetInfo, Hostfwd, HostfwdProtocol, Hostfwds,
+    Info, LeaseTable, ListCaptures, ListFlows, ListHostfwd, ListLeases, ListPorts, PortTable, RemoveHostfwd, SetLink, Shutdown,
+    StartCapture, StopCapture,
 };
 use crate::engine::{ForwardId, PortName};
+use crate::gateway::dns::DnsStats;
 use crate::program::completions::print;
 use crate::program::failure::{Failure, OrFail};
 
@@ -295,7 +296,7 @@ fn dns(known: &Dns, cached: bool) -> String {
         text += "\n";
         text += &or_none(table(["ANSWER TO", "KEPT FOR"], &[1], answers), known.cached.len(), "no answers are kept");
     }
-    let DnsCounts { local, cached, joined, forwarded, failed, refused, dropped, overloaded } = known.counts;
+    let DnsStats { local, cached, joined, forwarded, failed, refused, dropped, overloaded } = known.counts;
     text += &format!(
         "\nanswered: {local} ourselves, {cached} from what is kept ({} kept now), {joined} with others, {forwarded} by a server; \
          not answered: {failed} by any server, {refused} refused, {dropped} no questions, {overloaded} too many at once\n",
@@ -318,7 +319,7 @@ fn captures(CaptureTable { captures }: &CaptureTable) -> String {
         let filter = capture.filter.clone().unwrap_or_else(|| "all".to_owned());
         let state = capture.failure.clone().unwrap_or_else(|| "recording".to_owned());
         let (records, bytes) = (capture.records.to_string(), capture.bytes.to_string());
-        [capture.id.to_string(), capture.to.clone(), filter, records, bytes, capture.dropped.to_string(), state]
+        [capture.id.0.to_string(), capture.to.clone(), filter, records, bytes, capture.dropped.to_string(), state]
     });
     let header = ["ID", "TO", "WHICH", "FRAMES", "BYTES", "MISSED", "STATE"];
     or_none(table(header, &[0, 3, 4, 5], rows), captures.len(), "no captures")

@@ -122,38 +122,34 @@ pub(crate) fn send(
     bytes: Vec<u8>,
     size: usize,
 ) -> Sent {
-    let mut burst = Burst { path: *path, protocol, hop_limit, bytes, size: size.max(1), at: 0, sent: 0, id: 0 };
-    let port = path.station.port;
-    if shared.fragmenter.is_busy(port) {
+    let burst = Burst { path: *path, protocol, hop_limit, bytes, size: size.max(1), at: 0, sent: 0, id: 0 };
+    if shared.fragmenter.is_busy(path.station.port) {
         shared.counters.drop_port_full += 1;
         shared.fragmenter.finish(burst);
         return Sent::Full;
     }
-    match go_on(cx, shared, &mut burst) {
-        Sent::Full => _ = shared.fragmenter.unfinished.insert(port, burst),
-        Sent::Yes => shared.fragmenter.finish(burst),
-        Sent::Declined => {
-            shared.counters.drop_too_large += 1;
-            shared.fragmenter.finish(burst);
-            return Sent::Declined;
-        }
-    }
-    Sent::Yes
+    advance(cx, shared, burst)
 }
 
 /// Goes on with what ports have not taken, where there is room now.
 pub(crate) fn run(cx: &mut Context<'_>, shared: &mut Shared) {
     while let Some(port) = shared.fragmenter.ready.pop() {
-        let Some(mut burst) = shared.fragmenter.unfinished.remove(&port) else { continue };
-        match go_on(cx, shared, &mut burst) {
-            Sent::Full => _ = shared.fragmenter.unfinished.insert(port, burst),
-            Sent::Yes => shared.fragmenter.finish(burst),
-            Sent::Declined => {
-                shared.counters.drop_too_large += 1;
-                shared.fragmenter.finish(burst);
-            }
+        if let Some(burst) = shared.fragmenter.unfinished.remove(&port) {
+            advance(cx, shared, burst);
         }
     }
+}
+
+/// Sends what there is room for, and keeps the rest until there is more. [`Sent::Declined`]: given up, and counted.
+fn advance(cx: &mut Context<'_>, shared: &mut Shared, mut burst: Burst) -> Sent {
+    let sent = go_on(cx, shared, &mut burst);
+    if sent == Sent::Full {
+        shared.fragmenter.unfinished.insert(burst.path.station.port, burst);
+        return Sent::Yes;
+    }
+    shared.counters.drop_too_large += u64::from(sent == Sent::Declined);
+    shared.fragmenter.finish(burst);
+    sent
 }
 
 /// Sends as much as there is room for. [`Sent::Declined`]: the link is gone, or too small for any fragment.

@@ -43,9 +43,6 @@ use crate::wire::icmp_error::{MAX_QUOTE_V6, Problem, Unreachable};
 /// Datagrams that one socket delivers in one turn before others get theirs.
 const TURN_DATAGRAMS: usize = 64;
 
-/// Errors that one socket tells in one turn before others get theirs: those of its datagrams are told once each, others may last.
-const TURN_ERRORS: usize = 8;
-
 const MAX_CHUNKS: usize = 64;
 
 /// Datagrams with a smaller hop limit than this keep it, less one; systems begin with 64 at least.
@@ -226,7 +223,6 @@ impl Nat {
             if let Some(queued) = self.queued(owner) {
                 *queued = false;
             }
-            let mut errors = 0;
             for turn in 0..=TURN_DATAGRAMS {
                 if turn == TURN_DATAGRAMS {
                     self.enqueue(owner);
@@ -234,8 +230,7 @@ impl Nat {
                 }
                 match self.receive(cx, shared, owner) {
                     Turn::More => {}
-                    Turn::Failed if errors < TURN_ERRORS => errors += 1,
-                    Turn::Failed | Turn::Done => break,
+                    Turn::Done => break,
                     Turn::Blocked(port) => {
                         self.block(owner, port);
                         break;
@@ -443,8 +438,6 @@ struct Admission<'a> {
 enum Turn {
     More,
     Done,
-    /// The socket has told an error. What it has received waits behind that, and nothing else tells of it.
-    Failed,
     Blocked(PortId),
 }
 
@@ -585,11 +578,7 @@ impl Arrival<'_> {
 }
 
 fn after_error(error: &io::Error) -> Turn {
-    match error.kind() {
-        io::ErrorKind::Interrupted => Turn::More,
-        io::ErrorKind::WouldBlock => Turn::Done,
-        _ => Turn::Failed,
-    }
+    if error.kind() == io::ErrorKind::Interrupted { Turn::More } else { Turn::Done }
 }
 
 /// Sends a datagram of our own to a guest.

@@ -46,7 +46,8 @@ pub fn judge(input: &[u8]) {
     scene.judge();
 }
 
-const TIMES: [Duration; 8] = [
+/// How long a client lets pass.
+pub(crate) const TIMES: [Duration; 8] = [
     Duration::from_micros(1),
     Duration::from_secs(1),
     Duration::from_secs(10),
@@ -57,7 +58,8 @@ const TIMES: [Duration; 8] = [
     Duration::from_secs(10_000_000),
 ];
 
-const fn station(number: u8) -> MacAddr {
+/// One of sixteen cards.
+pub(crate) const fn station(number: u8) -> MacAddr {
     MacAddr([0x52, 0x54, 0, 0, 0, number % 16])
 }
 

@@ -8,6 +8,7 @@ use netstack::config::{Config, Ipv6Config};
 use netstack::gateway::dhcp6::Dhcp6Server;
 use netstack::time::{Duration, Instant};
 
+use crate::dhcp::{TIMES, station};
 use crate::script::{Draft, Script};
 
 /// Option codes (RFC 8415 section 21).
@@ -51,21 +52,6 @@ pub fn judge(input: &[u8]) {
         }
     }
     scene.server.check();
-}
-
-const TIMES: [Duration; 8] = [
-    Duration::from_micros(1),
-    Duration::from_secs(1),
-    Duration::from_secs(10),
-    Duration::from_secs(60),
-    Duration::from_secs(600),
-    Duration::from_secs(3600),
-    Duration::from_secs(86_400),
-    Duration::from_secs(10_000_000),
-];
-
-const fn station(number: u8) -> MacAddr {
-    MacAddr([0x52, 0x54, 0, 0, 0, number % 16])
 }
 
 /// One of a client's interfaces.

@@ -94,11 +94,11 @@ pub struct StopCapture {
 
 impl Command for StopCapture {
     const NAME: &'static str = "stop_capture";
-    type Reply = CaptureEntry;
+    type Reply = CaptureInfo;
 
-    async fn run(self, engine: &Handle) -> Result<CaptureEntry, Refused> {
+    async fn run(self, engine: &Handle) -> Result<CaptureInfo, Refused> {
         let unknown = || Refused::argument("id", format!("there is no capture {}; `captures` tells them", self.id));
-        engine.stop_capture(CaptureId(self.id)).await?.map(CaptureEntry::from).ok_or_else(unknown)
+        engine.stop_capture(CaptureId(self.id)).await?.ok_or_else(unknown)
     }
 }
 
@@ -111,35 +111,7 @@ pub struct ListCaptures {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureTable {
     /// Also those that have ended by themselves.
-    pub captures: Vec<CaptureEntry>,
-}
-
-/// How a recording is getting on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaptureEntry {
-    /// By what it can be stopped.
-    pub id: u64,
-    /// Where it goes.
-    pub to: String,
-    /// Which frames, as it was written.
-    pub filter: Option<String>,
-    /// Records written.
-    pub records: u64,
-    /// Bytes written, in all files together.
-    pub bytes: u64,
-    /// Frames of which only the headers were kept, because writing was too slow.
-    pub cut: u64,
-    /// Frames that were not recorded, because writing was too slow.
-    pub dropped: u64,
-    /// Why it has ended, if it did so by itself.
-    pub failure: Option<String>,
-}
-
-impl From<CaptureInfo> for CaptureEntry {
-    fn from(info: CaptureInfo) -> Self {
-        let CaptureInfo { id, to, filter, records, bytes, cut, dropped, failure } = info;
-        Self { id: id.0, to, filter, records, bytes, cut, dropped, failure }
-    }
+    pub captures: Vec<CaptureInfo>,
 }
 
 impl Command for ListCaptures {
@@ -147,6 +119,6 @@ impl Command for ListCaptures {
     type Reply = CaptureTable;
 
     async fn run(self, engine: &Handle) -> Result<CaptureTable, Refused> {
-        Ok(CaptureTable { captures: engine.captures().await?.into_iter().map(CaptureEntry::from).collect() })
+        Ok(CaptureTable { captures: engine.captures().await? })
     }
 }

@@ -177,7 +177,7 @@ pub struct Dns {
     /// Answers that are kept.
     pub cached: Vec<CachedAnswer>,
     /// What was done so far.
-    pub counts: DnsCounts,
+    pub counts: DnsStats,
 }
 
 /// A server that is asked.
@@ -209,27 +209,6 @@ pub struct CachedAnswer {
     pub expires_in: f64,
 }
 
-/// What the DNS service has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each has the name and the meaning of its field in `DnsStats`")]
-pub struct DnsCounts {
-    pub dropped: u64,
-    pub refused: u64,
-    pub local: u64,
-    pub cached: u64,
-    pub joined: u64,
-    pub forwarded: u64,
-    pub failed: u64,
-    pub overloaded: u64,
-}
-
-impl From<DnsStats> for DnsCounts {
-    fn from(stats: DnsStats) -> Self {
-        let DnsStats { dropped, refused, local, cached, joined, forwarded, failed, overloaded } = stats;
-        Self { dropped, refused, local, cached, joined, forwarded, failed, overloaded }
-    }
-}
-
 impl Command for GetDns {
     const NAME: &'static str = "dns";
     type Reply = Dns;
@@ -243,7 +222,7 @@ impl Command for GetDns {
             servers: status.servers.into_iter().map(|(address, up)| DnsServer { address, up }).collect(),
             names: names.map(|(name, address, left)| GuestName { name, address, expires_in: left.as_secs_f64() }).collect(),
             cached: cached.map(|(question, left)| CachedAnswer { question, expires_in: left.as_secs_f64() }).collect(),
-            counts: service.stats().into(),
+            counts: service.stats(),
         })
     }
 }
