@@ -59,8 +59,10 @@ async fn line(stream: &UnixStream) -> String {
 }
 
 fn is_alive(pid: &str) -> bool {
-    // A zombie has no command line.
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    // The state stands behind the name, which is in parentheses and may have any in it. A command line says less: a process has none
+    // while it becomes another program.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 async fn until_dead(pid: &str) {
