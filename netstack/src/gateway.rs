@@ -8,5 +8,6 @@ pub mod files;
 pub(crate) mod guest_forward;
 pub mod hook;
 pub mod http;
+pub mod lease;
 pub mod smb;
 pub mod tftp;

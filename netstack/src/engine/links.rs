@@ -116,7 +116,7 @@ impl Engine {
     pub(super) fn lease_table(&self) -> Vec<LeaseEntry> {
         let v4 = self.gateway.leases(self.now);
         let v6 = self.gateway.leases6();
-        let v6 = v6.iter().map(|lease| LeaseEntry::of_ipv6(lease, self.now));
+        let v6 = v6.iter().map(|lease| LeaseEntry::new(lease, self.now));
         v4.iter().map(|lease| LeaseEntry::new(lease, self.now)).chain(v6).collect()
     }
 }

@@ -23,7 +23,8 @@ use crate::addr::MacAddr;
 use crate::config::Config;
 use crate::time::{Duration, Instant};
 
-pub use leases::{ClientId, Lease, LeaseState};
+pub use crate::gateway::lease::LeaseState;
+pub use leases::{ClientId, Lease};
 pub(super) use request::host_label;
 
 use leases::Leases;

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::stack::LINK_LOCAL_GATEWAY;
 use crate::time::{Duration, Instant};
 
-pub use leases::{Duid, Lease};
+pub use leases::{Duid, Identity, Lease};
 
 use leases::{Client, Leases};
 use reply::{Answer, Granted, Parameters};
@@ -184,7 +184,7 @@ impl Dhcp6Server {
         let Some(client) = Client::of(request, association, from) else { return association.refused(Status::UnspecFail) };
         match self.leases.choose(&client, &association.addresses) {
             Some(address) => {
-                self.leases.offer(address, &client, now, now + OFFER_TIME);
+                self.leases.offer(address, client, now, now + OFFER_TIME);
                 association.granted(address)
             }
             None => association.refused(Status::NoAddrsAvail),
@@ -199,7 +199,7 @@ impl Dhcp6Server {
         }
         match self.leases.choose(&client, &association.addresses) {
             Some(address) => {
-                self.leases.bind(address, &client, now, self.parameters.expiry(now));
+                self.leases.bind(address, client, now, self.parameters.expiry(now));
                 association.granted(address)
             }
             None => association.refused(Status::NoAddrsAvail),
@@ -211,7 +211,7 @@ impl Dhcp6Server {
     fn extend(&mut self, now: Instant, from: MacAddr, request: &Request, association: &Association) -> Granted {
         let Some(client) = Client::of(request, association, from) else { return association.refused(Status::UnspecFail) };
         if let Some(address) = self.leases.keep(&client, &association.addresses) {
-            self.leases.bind(address, &client, now, self.parameters.expiry(now));
+            self.leases.bind(address, client, now, self.parameters.expiry(now));
             return association.granted(address).withdrawing(&association.addresses);
         }
         if association.addresses.iter().any(|address| !self.prefix.contains(address)) {

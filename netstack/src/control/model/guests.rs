@@ -1,13 +1,13 @@
 //! The guests: their leases, their ports, and the links of those.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Command, Nothing, Refused};
 use crate::engine::{Handle, PortName};
-use crate::gateway::dhcp::{Lease, LeaseState};
-use crate::gateway::dhcp6;
+use crate::gateway::lease::{Lease, LeaseState};
 use crate::time::Instant;
 
 /// Tells all leases of DHCP and DHCPv6.
@@ -40,18 +40,7 @@ pub struct LeaseEntry {
 }
 
 impl LeaseEntry {
-    pub(crate) fn new(lease: &Lease, now: Instant) -> Self {
-        Self {
-            address: lease.address.into(),
-            mac: lease.mac.to_string(),
-            client: lease.client.to_string(),
-            hostname: lease.hostname.clone(),
-            state: state_at(lease.state, lease.expires, now),
-            expires_in: lease.expires.since(now).as_secs_f64(),
-        }
-    }
-
-    pub(crate) fn of_ipv6(lease: &dhcp6::Lease, now: Instant) -> Self {
+    pub(crate) fn new<Address: Copy + Into<IpAddr>, Client: Display>(lease: &Lease<Address, Client>, now: Instant) -> Self {
         Self {
             address: lease.address.into(),
             mac: lease.mac.to_string(),
